@@ -1,0 +1,1 @@
+"""What the rule scripts share: configuration, logging, files, provenance."""

@@ -1,0 +1,134 @@
+"""How a rule script starts, logs, calls tools and ends."""
+
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .errors import UserError
+
+log = logging.getLogger("phase_twin")
+
+TAIL_LINES = 15
+
+
+def setup_logging(log_file: str | None) -> None:
+    """Send records to stderr and, if given, to `log_file` (truncated first)."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file:
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, mode="w", encoding="utf-8"))
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+
+
+def run_rule(main: Callable[[Any], None], snakemake: Any) -> None:
+    """Run `main(snakemake)` with logging; exit 1 with one line on a UserError.
+
+    Any other exception is a defect of ours: its traceback goes to the log and to stderr.
+    """
+    setup_logging(snakemake.log[0] if len(snakemake.log) else None)
+    try:
+        main(snakemake)
+    except UserError as error:
+        log.error("%s: %s", snakemake.rule, error)
+        sys.exit(1)
+    except Exception:
+        log.exception("%s: unexpected error", snakemake.rule)
+        sys.exit(1)
+
+
+def run_tool(
+    command: Sequence[str | Path],
+    tool_log: str | Path,
+    *,
+    progress: str | None = None,
+    total: int | None = None,
+    env: dict[str, str] | None = None,
+    append: bool = False,
+) -> str:
+    """Run a program with its output in `tool_log` and return that output.
+
+    Parameters
+    ----------
+    progress
+        pattern whose group `done` (and `total`, if not given here) is shown as a bar while the program runs.
+    env
+        variables to set beside the inherited ones.
+    append
+        keep what `tool_log` already holds.
+
+    Raises
+    ------
+    UserError
+        if the program is missing or fails; carries the last lines of its output.
+    """
+    argv = [str(part) for part in command]
+    name = Path(argv[0]).name
+    log.info("run: %s", shlex.join(argv))
+    Path(tool_log).parent.mkdir(parents=True, exist_ok=True)
+    output = bytearray()
+    with open(tool_log, "ab" if append else "wb") as sink, _Bar(name, progress, total) as bar:
+        try:
+            process = subprocess.Popen(
+                argv,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise UserError(f"cannot start {argv[0]}: {error.strerror}") from error
+        assert process.stdout is not None
+        while chunk := process.stdout.read1(1 << 16):
+            sink.write(chunk)
+            sink.flush()
+            output += chunk
+            bar.feed(output[-len(chunk) - 100 :].decode("utf-8", "replace"))
+        code = process.wait()
+    text = output.decode("utf-8", "replace")
+    if code != 0:
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        tail = "\n  ".join(re.split(r"[\r\n]+", text.strip())[-TAIL_LINES:])
+        raise UserError(f"{name} failed ({how}); its log is {tool_log} and ends:\n  {tail}")
+    return text
+
+
+class _Bar:
+    """A progress bar on stderr, fed with a tool's output."""
+
+    def __init__(self, name: str, pattern: str | None, total: int | None) -> None:
+        self.name, self.total = name, total
+        self.pattern = re.compile(pattern) if pattern else None
+        self.bar: tqdm | None = None
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def feed(self, text: str) -> None:
+        matches = list(self.pattern.finditer(text)) if self.pattern else []
+        if not matches:
+            return
+        found = {key: int(value) for key, value in matches[-1].groupdict().items()}
+        if self.bar is None:
+            # a terminal gets a live bar, a log a line now and then
+            interval = 0.5 if sys.stderr.isatty() else 20
+            self.bar = tqdm(desc=self.name, mininterval=interval, file=sys.stderr)
+        self.bar.total = found.get("total", self.total)
+        self.bar.update(max(0, found["done"] - self.bar.n))
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
