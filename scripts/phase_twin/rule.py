@@ -59,7 +59,7 @@ def run_tool(
     env: dict[str, str] | None = None,
     append: bool = False,
 ) -> str:
-    """Run a program with its output in `tool_log` and return that output.
+    """Run a program with its output, stdout and stderr, in `tool_log` and return that output.
 
     Parameters
     ----------

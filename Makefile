@@ -1,0 +1,69 @@
+# Two commands: `make nano` runs the whole pipeline on the small model, `make test` passes the tests.
+# Both set up .venv first, resume after an interruption, and do nothing twice.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+VENV := .venv
+BIN := $(VENV)/bin
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
+# cmake and ninja come from the Python environment
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup nano test lint lock clean
+
+help:
+	@echo "make nano    set up and run everything on the small model, into results/nex-n2-nano"
+	@echo "make test    set up and run all tests"
+	@echo "make setup   only the Python environment, in $(VENV)"
+	@echo "make lint    formatting and static checks"
+	@echo "make lock    resolve envs/*.in into the lock files and envs/*.yaml (needs uv)"
+	@echo "make clean   remove results, resources, logs and benchmarks, not $(VENV)"
+
+setup: $(VENV)/.pipeline
+
+.PHONY: host
+host:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "Python 3.11 or newer is needed (Debian, Ubuntu: apt install python3 python3-venv; or set PYTHON=)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "Python's venv module is missing (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@command -v c++ >/dev/null \
+		|| { echo "A C++ compiler is needed (Debian, Ubuntu: apt install g++)" >&2; exit 1; }
+	@command -v git >/dev/null \
+		|| { echo "git is needed (Debian, Ubuntu: apt install git)" >&2; exit 1; }
+
+# A stamp is written last, so an interrupted set-up is taken up again.
+$(VENV)/.pipeline: envs/pipeline.lock envs/torch.txt | host
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV): about a minute"
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r envs/pipeline.lock
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -r envs/torch.txt
+	touch $@
+
+$(VENV)/.dev: envs/dev.lock $(VENV)/.pipeline
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r envs/dev.lock
+	touch $@
+
+nano: setup
+	$(SNAKEMAKE) --configfile config/nano.yaml
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile rules
+	git ls-files '*.sh' .ci/run | xargs $(BIN)/shellcheck
+
+test: lint
+	$(SNAKEMAKE) --quiet rules --configfile config/nano.yaml -- test_engine
+	$(BIN)/pytest
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate envs/pipeline.in -o envs/pipeline.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate envs/dev.in -o envs/dev.lock
+	$(BIN)/python scripts/write_generated.py
+
+clean:
+	rm -rf resources logs benchmarks results/*/

@@ -1,0 +1,33 @@
+# From a Hugging Face checkpoint to a phase twin: one GGUF, its experts at two precisions.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/engine.smk"
+include: "rules/retrieve.smk"
+include: "rules/convert.smk"
+include: "rules/imatrix.smk"
+include: "rules/quantize.smk"
+include: "rules/twin.smk"
+include: "rules/prune.smk"
+include: "rules/bench.smk"
+include: "rules/release.smk"
+
+
+report: "report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.release.input,
+        rules.test_engine.output,
+
+
+onsuccess:
+    print_made()

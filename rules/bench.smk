@@ -1,0 +1,146 @@
+# Requires: the twin, the pruned files, the evaluation text.
+# Makes: bench/quality.json (KLD against the reference) and bench/speed.json (llama-bench), with a plot.
+
+
+def bench_cases():
+    """What is measured: label -> file, and the phase where the file is the twin."""
+    cases = {f"variant-{number}": (rules.pack_twin.output.twin, number) for number in range(len(CFG.variants))}
+    return cases | {name: (PRUNED[name]["gguf"], None) for name in TARGETS}
+
+
+CASES = bench_cases()
+
+
+def reference_model(wildcards):
+    if CFG.bench.quality.reference == "BF16":
+        return rules.convert_checkpoint.output.model
+    return rules.quantize_variant.output.gguf.format(variant="reference")
+
+
+rule write_reference_logits:
+    input:
+        program=engine("llama-perplexity"),
+        model=reference_model,
+        corpus=text_path(CFG.bench.quality.corpus),
+    output:
+        logits=temp(model_resources("reference.kld")),
+    log:
+        main=logs("reference-logits.log"),
+        tool=logs("reference-logits-tool.log"),
+    benchmark:
+        benchmarks("reference-logits")
+    threads: THREADS
+    resources:
+        mem_mb=size_mb(1.1, 2000),
+        disk_mb=size_mb(0.2),
+        runtime=minutes(5),
+    params:
+        n_ctx=CFG.bench.quality.n_ctx,
+        chunks=CFG.bench.quality.chunks,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Write the logits of the reference model"
+    script:
+        "../scripts/write_reference_logits.py"
+
+
+rule measure_quality:
+    input:
+        program=engine("llama-perplexity"),
+        model=lambda wildcards: CASES[wildcards.label][0],
+        verified=rules.verify_twin.output.report,
+        logits=rules.write_reference_logits.output.logits,
+    output:
+        row=results("bench/quality/{label}.json"),
+    log:
+        main=logs("quality-{label}.log"),
+        tool=logs("quality-{label}-tool.log"),
+    benchmark:
+        benchmarks("quality-{label}")
+    threads: THREADS
+    resources:
+        mem_mb=size_mb(0.4, 2000),
+        disk_mb=10,
+        runtime=minutes(5),
+    params:
+        label=lambda wildcards: wildcards.label,
+        variant=lambda wildcards: CASES[wildcards.label][1],
+        reference=CFG.bench.quality.reference,
+        n_ctx=CFG.bench.quality.n_ctx,
+        chunks=CFG.bench.quality.chunks,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Measure the quality of {wildcards.label}"
+    script:
+        "../scripts/measure_quality.py"
+
+
+rule gather_quality:
+    input:
+        rows=expand(rules.measure_quality.output.row, label=CASES),
+    output:
+        table=results("bench/quality.json"),
+        plot=report(
+            results("bench/quality.svg"),
+            caption="../report/quality.rst",
+            category="Quality",
+        ),
+    log:
+        main=logs("gather-quality.log"),
+    benchmark:
+        benchmarks("gather-quality")
+    resources:
+        mem_mb=1000,
+        disk_mb=10,
+        runtime=10,
+    params:
+        title=CFG.model.title,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Gather the quality table"
+    script:
+        "../scripts/gather_quality.py"
+
+
+rule measure_speed:
+    input:
+        program=engine("llama-bench"),
+        models=sorted({file for file, _ in CASES.values()}),
+        verified=rules.verify_twin.output.report,
+    output:
+        speed=report(
+            results("bench/speed.json"),
+            caption="../report/speed.rst",
+            category="Speed",
+        ),
+    log:
+        main=logs("speed.log"),
+        tool=logs("speed-tool.log"),
+    benchmark:
+        benchmarks("speed")
+    # all cores: nothing may run beside it
+    threads: workflow.cores or THREADS
+    resources:
+        mem_mb=size_mb(0.4, 2000),
+        disk_mb=10,
+        runtime=minutes(2),
+    params:
+        cases=[{"label": label, "file": file, "variant": variant} for label, (file, variant) in CASES.items()],
+        n_prompt=CFG.bench.speed.n_prompt,
+        n_gen=CFG.bench.speed.n_gen,
+        repetitions=CFG.bench.speed.repetitions,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Measure speed, all files side by side"
+    script:
+        "../scripts/measure_speed.py"
+
+
+rule bench:
+    input:
+        rules.gather_quality.output,
+        rules.measure_speed.output,

@@ -1,0 +1,94 @@
+# What every stage uses: the validated configuration, path helpers, needed resources.
+import tomllib
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from scripts.phase_twin.config import load as load_config, twin_hash
+from scripts.phase_twin.errors import UserError
+from scripts.phase_twin.sources import load_sources
+
+VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+SOURCES_FILE = "config/sources.yaml"
+
+try:
+    CFG = load_config(config)
+    SOURCES = load_sources(SOURCES_FILE)
+except UserError as error:
+    raise WorkflowError(str(error))
+
+
+wildcard_constraints:
+    variant=r"\d+|reference",
+
+
+def results(path):
+    """What a run is for: kept, one folder per model."""
+    return f"results/{CFG.model.name}/{path}"
+
+
+def resources(path):
+    """What can be made or fetched again: large, shared by runs or models."""
+    return f"resources/{path}"
+
+
+def model_resources(path):
+    return resources(f"models/{CFG.model.name}/{path}")
+
+
+def logs(path):
+    return f"logs/{CFG.model.name}/{path}"
+
+
+def benchmarks(path):
+    return f"benchmarks/{CFG.model.name}/{path}.tsv"
+
+
+LOCAL = "local:"
+
+
+def text_path(reference):
+    """A corpus: a file of the user's, or one that retrieve_text brings."""
+    if reference.startswith(LOCAL):
+        return existing(reference.removeprefix(LOCAL), reference)
+    if reference not in SOURCES.texts:
+        raise WorkflowError(f"{reference!r} is not among texts in {SOURCES_FILE}; known: {', '.join(SOURCES.texts)}")
+    return resources(f"texts/{reference}.txt")
+
+
+def checkpoint_path(reference):
+    """The checkpoint's folder: the user's, or one that retrieve_checkpoint brings."""
+    if reference.startswith(LOCAL):
+        return existing(reference.removeprefix(LOCAL), reference)
+    if reference not in SOURCES.checkpoints:
+        known = ", ".join(SOURCES.checkpoints)
+        raise WorkflowError(f"{reference!r} is not among checkpoints in {SOURCES_FILE}; known: {known}")
+    return resources(f"checkpoints/{reference}")
+
+
+def existing(path, reference):
+    if not Path(path).exists():
+        raise WorkflowError(f"{reference}: no such file or folder; give a path as seen from {Path.cwd()}")
+    return path
+
+
+# threads a heavy rule asks for; --cores lowers it
+THREADS = 8
+
+
+def size_mb(factor, base=1000):
+    """MB of memory or disk: `base` and `factor` times the size of the BF16 model."""
+    return int(base + factor * CFG.model.bf16_gib * 1024)
+
+
+def minutes(per_gib, base=10):
+    """Runtime limit in minutes, growing with the model."""
+    return int(base + per_gib * CFG.model.bf16_gib)
+
+
+def print_made():
+    """Say what a finished run left, where, and how large it is."""
+    made = [path for path in Path(results("")).glob("*") if path.is_file()] + [Path(results("release"))]
+    for path in sorted(path for path in made if path.exists()):
+        size = f"{path.stat().st_size / 2**20:12,.1f} MiB" if path.is_file() else " " * 10 + "folder"
+        logger.info(f"{size}  {path}")

@@ -1,0 +1,30 @@
+# Requires: the checkpoint and llama.cpp's converter.
+# Makes: the BF16 GGUF with layer counts proven against its tensors, and the vision tower in F16.
+
+
+rule convert_checkpoint:
+    input:
+        checkpoint=checkpoint_path(CFG.model.checkpoint),
+        manifest=rules.fetch_engine.output.manifest,
+    output:
+        model=model_resources(f"{CFG.model.title}-BF16.gguf"),
+        mmproj=results(f"{CFG.model.title}-mmproj-F16.gguf"),
+    log:
+        main=logs("convert.log"),
+        tool=logs("convert-tool.log"),
+    benchmark:
+        benchmarks("convert")
+    resources:
+        mem_mb=size_mb(0.2, 3000),
+        disk_mb=size_mb(1.1),
+        runtime=minutes(2),
+    params:
+        tree=ENGINE_TREE,
+        title=CFG.model.title,
+        tokenizer_pre=CFG.model.tokenizer_pre,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Convert the checkpoint to BF16 and its vision tower to F16"
+    script:
+        "../scripts/convert_checkpoint.py"

@@ -1,0 +1,30 @@
+# Requires: the BF16 model and the calibration text.
+# Makes: the importance matrix that both variants are quantized with and the ranking reads.
+
+
+rule compute_imatrix:
+    input:
+        program=engine("llama-imatrix"),
+        model=rules.convert_checkpoint.output.model,
+        corpus=text_path(CFG.imatrix.corpus),
+    output:
+        imatrix=results("imatrix.gguf"),
+    log:
+        main=logs("imatrix.log"),
+        tool=logs("imatrix-tool.log"),
+    benchmark:
+        benchmarks("imatrix")
+    threads: THREADS
+    resources:
+        mem_mb=size_mb(1.1, 2000),
+        disk_mb=500,
+        runtime=minutes(10),
+    params:
+        n_ctx=CFG.imatrix.n_ctx,
+        chunks=CFG.imatrix.chunks,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Collect the importance matrix over the calibration text"
+    script:
+        "../scripts/compute_imatrix.py"

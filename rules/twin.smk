@@ -1,0 +1,109 @@
+# Requires: the variants and the imatrix.
+# Makes: the twin with its order of promotion, and the proof that it holds what went in and that the engine reads it.
+
+
+rule rank_groups:
+    input:
+        variants=VARIANTS,
+        imatrix=rules.compute_imatrix.output.imatrix,
+    output:
+        order=results("rank/promote_order.json"),
+    log:
+        main=logs("rank.log"),
+    benchmark:
+        benchmarks("rank")
+    resources:
+        mem_mb=2000,
+        disk_mb=10,
+        runtime=10,
+    params:
+        method=CFG.rank.method,
+        tie_gate_up=CFG.rank.tie_gate_up,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Rank the groups: best quality per byte first"
+    script:
+        "../scripts/rank_groups.py"
+
+
+rule write_provenance:
+    input:
+        engine=rules.build_engine.output.facts,
+        model=rules.convert_checkpoint.output.model,
+        imatrix=rules.compute_imatrix.output.imatrix,
+        calibration=text_path(CFG.imatrix.corpus),
+    output:
+        facts=results("provenance.json"),
+    log:
+        main=logs("provenance.log"),
+    benchmark:
+        benchmarks("provenance")
+    resources:
+        mem_mb=500,
+        disk_mb=10,
+        runtime=minutes(0.2),
+    params:
+        config_hash=twin_hash(CFG),
+        version=VERSION,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Record versions and hashes of all that decides the twin's bytes"
+    script:
+        "../scripts/write_provenance.py"
+
+
+rule pack_twin:
+    input:
+        variants=VARIANTS,
+        order=rules.rank_groups.output.order,
+        provenance=rules.write_provenance.output.facts,
+    output:
+        twin=results(f"{CFG.model.title}-twin.gguf"),
+    log:
+        main=logs("pack.log"),
+    benchmark:
+        benchmarks("pack")
+    resources:
+        mem_mb=1000,
+        disk_mb=size_mb(0.55),
+        runtime=minutes(1),
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Pack both variants into the twin"
+    script:
+        "../scripts/pack_twin.py"
+
+
+rule verify_twin:
+    input:
+        twin=rules.pack_twin.output.twin,
+        variants=VARIANTS,
+        completion=engine("llama-completion"),
+        variant_info=engine("llama-variant-info"),
+    output:
+        report=results("verify.json"),
+    log:
+        main=logs("verify.log"),
+        tool=logs("verify-tool.log"),
+    benchmark:
+        benchmarks("verify")
+    threads: THREADS
+    resources:
+        mem_mb=size_mb(0.4, 2000),
+        disk_mb=10,
+        runtime=minutes(1),
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Compare the twin with its sources byte by byte and load it in every way"
+    script:
+        "../scripts/verify_twin.py"
+
+
+rule twin:
+    input:
+        rules.pack_twin.output,
+        rules.verify_twin.output,

@@ -1,0 +1,28 @@
+"""Collect the importance matrix: mean squared activations per input column, per expert."""
+
+from pathlib import Path
+from typing import Any
+
+from phase_twin.engine import BATCH, ENVIRONMENT
+from phase_twin.files import atomic_output
+from phase_twin.rule import run_rule, run_tool
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to llama-imatrix."""
+    n_ctx, chunks = snakemake.params.n_ctx, snakemake.params.chunks
+    with atomic_output(snakemake.output.imatrix) as partial:
+        # llama-imatrix chooses the format by the ending
+        target = partial.with_suffix(".partial.gguf")
+        command = [snakemake.input.program, "-m", snakemake.input.model, "-f", snakemake.input.corpus, "-o", target]
+        command += ["--no-ppl", "-c", str(n_ctx), *BATCH, "-t", str(snakemake.threads)]
+        command += ["--chunks", str(chunks)] if chunks else []
+        try:
+            run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[(?P<done>\d+)\]", total=chunks)
+            target.rename(partial)
+        finally:
+            Path(target).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

@@ -1,0 +1,99 @@
+"""Convert the HF checkpoint to a BF16 GGUF with layer counts that its tensors prove, and its vision tower to F16."""
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from phase_twin.errors import UserError
+from phase_twin.files import atomic_output
+from phase_twin.rule import run_rule, run_tool
+from prune_dual import Gguf
+
+log = logging.getLogger("phase_twin")
+
+RUN_CONVERTER = Path(__file__).with_name("run_converter.py")
+
+
+def converter_command(tree: Path, pre: str | None, checkpoint: Path, out: Path, *options: str) -> list[str | Path]:
+    """Return the command that converts `checkpoint` to `out`."""
+    return [sys.executable, RUN_CONVERTER, tree, pre or "-", "--", checkpoint, "--outfile", out, *options]
+
+
+def converter_environment(tree: Path) -> dict[str, str]:
+    """Variables the converter needs: its own modules, and one thread (more only fight over the cores)."""
+    return {"PYTHONPATH": os.pathsep.join([str(tree), str(tree / "gguf-py")]), "OMP_NUM_THREADS": "1"}
+
+
+def count_blocks(tensor_names: list[str]) -> tuple[int, int]:
+    """Count what is there: (all blocks, those of them that are NextN / MTP blocks).
+
+    Raises
+    ------
+    UserError
+        if the numbering has a gap.
+    """
+    blocks, nextn = set(), set()
+    for name in tensor_names:
+        if match := re.match(r"blk\.(\d+)\.(nextn\.)?", name):
+            blocks.add(int(match[1]))
+            if match[2]:
+                nextn.add(int(match[1]))
+    if missing := set(range(len(blocks))) - blocks:
+        raise UserError(f"the tensor list has no blk.{min(missing)}; is the checkpoint complete?")
+    return len(blocks), len(nextn)
+
+
+def mend_block_count(path: Path) -> list[str]:
+    """Make block_count and nextn_predict_layers agree with the tensor list, in place.
+
+    A checkpoint may declare an MTP head whose weights are absent; the converter believes the declaration,
+    and llama-quantize accepts the file, but it does not load.
+
+    Returns
+    -------
+    list of str
+        what was changed, for the log; empty (and the file untouched) if nothing had to be.
+    """
+    model = Gguf.read(path)
+    arch = model.kv["general.architecture"].value
+    blocks, nextn = count_blocks([tensor.name for tensor in model.tensors])
+    changes = []
+    with path.open("r+b") as file:
+        for key, proven in ((f"{arch}.block_count", blocks), (f"{arch}.nextn_predict_layers", nextn)):
+            entry = model.kv.get(key)
+            if entry is None:
+                if proven:
+                    raise UserError(f"{path}: {key} is missing, though the tensors have {proven}")
+                continue
+            if entry.value != proven:
+                if entry.type != "u32":
+                    raise UserError(f"{path}: {key} is of type {entry.type}, expected u32")
+                # the value ends the entry, and an u32 keeps its place and size
+                file.seek(entry.raw.offset + entry.raw.nbytes - 4)
+                file.write(proven.to_bytes(4, "little"))
+                changes.append(f"{key} {entry.value} -> {proven}")
+    return changes
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the functions above."""
+    tree, checkpoint = Path(snakemake.params.tree), Path(snakemake.input.checkpoint)
+    environment = converter_environment(tree)
+    pre = snakemake.params.tokenizer_pre
+    with atomic_output(snakemake.output.model) as partial:
+        options = ("--outtype", "bf16", "--model-name", snakemake.params.title)
+        command = converter_command(tree, pre, checkpoint, partial, *options)
+        run_tool(command, snakemake.log.tool, env=environment, progress=r"Writing: +(?P<done>\d+)%", total=100)
+        for change in mend_block_count(partial):
+            log.info("metadata set after the tensor list: %s", change)
+    with atomic_output(snakemake.output.mmproj) as partial:
+        options = ("--mmproj", "--outtype", "f16", "--model-name", snakemake.params.title)
+        command = converter_command(tree, pre, checkpoint, partial, *options)
+        run_tool(command, snakemake.log.tool, env=environment, append=True)
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

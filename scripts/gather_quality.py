@@ -1,0 +1,49 @@
+"""Gather the quality rows into one table and draw KLD against size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from phase_twin.files import write_text
+from phase_twin.rule import run_rule
+
+
+def draw(table: pd.DataFrame, title: str) -> plt.Figure:
+    """Plot mean KLD with its error against bytes of weights, one labelled point per row."""
+    unit, name = (2**30, "GiB") if table.bytes.min() > 2**30 else (2**20, "MiB")
+    ordered = table.sort_values("bytes")
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    axes.errorbar(
+        ordered.bytes / unit, ordered.kld_mean, yerr=ordered.kld_mean_err, fmt="o-", capsize=3, color="#1b6ca8"
+    )
+    for _, row in ordered.iterrows():
+        place = {"textcoords": "offset points", "xytext": (8, 8), "fontsize": 9}
+        axes.annotate(row.label, (row.bytes / unit, row.kld_mean), **place)
+    axes.set(xlabel=f"weights [{name}]", ylabel="mean KLD [nats per token]", title=title)
+    axes.set_ylim(bottom=0, top=1.15 * (table.kld_mean + table.kld_mean_err).max())
+    axes.margins(x=0.12)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the functions above."""
+    mpl.use("svg")
+    # the same drawing gives the same bytes
+    mpl.rcParams["svg.hashsalt"] = "phase-twin"
+    rows = [json.loads(Path(path).read_text()) for path in snakemake.input.rows]
+    write_text(snakemake.output.table, json.dumps(rows, indent=2) + "\n")
+    table = pd.DataFrame(rows)
+    title = (
+        f"{snakemake.params.title}: KLD against {rows[0]['reference']}, {rows[0]['chunks']} x {rows[0]['n_ctx']} tokens"
+    )
+    draw(table, title).savefig(snakemake.output.plot, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

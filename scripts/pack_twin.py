@@ -1,0 +1,253 @@
+"""Pack the quantized variants of a model into one twin GGUF."""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from phase_twin.errors import UserError
+from phase_twin.rule import run_rule
+from prune_dual import (
+    CHUNK,
+    IQ3_A770,
+    KEY_BUDGET_MB,
+    KEY_COUNT,
+    KEY_DEFAULT,
+    KEY_IQ3_A770_CODEBOOK,
+    KEY_IQ3_A770_VERSION,
+    KEY_PROMOTE_ORDER,
+    KEY_PROMOTE_TIE,
+    KEY_VERSION,
+    PROVENANCE_PREFIX,
+    VARIANT_PREFIX,
+    VARIANT_VERSION,
+    Gguf,
+    GgufError,
+    Kv,
+    Span,
+    Tensor,
+    check_iq3_a770,
+    encode_kv,
+    iq3_a770_kv,
+    split_variant,
+    variant_name,
+    write_gguf,
+)
+
+log = logging.getLogger("phase_twin")
+
+EXPERTS = re.compile(r"blk\.\d+\.ffn_(gate|up|down)_exps\.weight")
+
+
+def pack(
+    variant_paths: Sequence[Path],
+    out: Path,
+    promote_order: list[str],
+    promote_tie: list[int] | None,
+    default: int = 0,
+    budget_mb: int = 0,
+    provenance: dict[str, str | int] | None = None,
+) -> list[str]:
+    """Write the twin of the given quantized files to `out` and return the names of its groups.
+
+    All keys are those of variant 0. The shared tensors and variant 0 come first, in the order of their file, then the
+    further variants one after the other: each phase is then a contiguous range (variant 0) or two (variant 1) of the
+    file, to be fetched or read ahead as such. Memory use does not depend on the size of the files.
+
+    Parameters
+    ----------
+    variant_paths
+        variant 0 first.
+    promote_order, promote_tie
+        the values of the keys; names that turn out to be the same in all variants are left out.
+    default, budget_mb
+        what an engine takes when nothing else is said; no budget is 0.
+    provenance
+        keys that are stored with the prefix `phase_twin.`
+
+    Raises
+    ------
+    UserError
+        if the files are not variants of one model, or the order does not fit them.
+    """
+    try:
+        models = [Gguf.read(path) for path in variant_paths]
+        for model in models:
+            check_iq3_a770(model)
+        groups = find_groups(models)
+        order, tie = restrict_order(models[0], groups, promote_order, promote_tie)
+        if default >= len(models):
+            raise UserError(f"default variant {default} of {len(models)}")
+        tensors = [*models[0].tensors]
+        for number, model in enumerate(models[1:], 1):
+            tensors += [replace(t, name=variant_name(t.name, number)) for t in model.tensors if t.name in groups]
+        kv = _twin_kv(models[0], tensors, provenance or {})
+        kv += variant_kv(len(models), default, budget_mb, order, tie)
+        # write_gguf writes beside `out` and renames; an older twin, which snakemake would have removed, is replaced
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Bar("pack") as bar:
+            write_gguf(out, kv, tensors, alignment=models[0].alignment, force=True, progress=bar.show)
+    except GgufError as error:
+        raise UserError(str(error)) from error
+    return groups
+
+
+def find_groups(models: Sequence[Gguf]) -> list[str]:
+    """Names of the tensors that are stored once per variant, in file order.
+
+    A group is a tensor whose type differs, or an expert tensor that is not the same bytes everywhere.
+
+    Raises
+    ------
+    UserError
+        if names or shapes differ, or another tensor's bytes do.
+    """
+    first, groups = models[0], []
+    others = [{tensor.name: tensor for tensor in model.tensors} for model in models[1:]]
+    for model, tensors in zip(models[1:], others, strict=True):
+        if odd := {tensor.name for tensor in first.tensors} ^ tensors.keys():
+            raise UserError(f"{model.path} and {first.path} differ in tensor {min(odd)}: only one of them has it")
+    with Bar("compare") as bar:
+        for done, tensor in enumerate(first.tensors, 1):
+            if split_variant(tensor.name) != (tensor.name, 0):
+                raise UserError(f"{first.path}: tensor {tensor.name} is a variant already; pack plain files")
+            if not all(_same(tensor, tensors[tensor.name]) for tensors in others):
+                groups.append(tensor.name)
+            bar.show(done, len(first.tensors))
+    if not groups:
+        raise UserError(f"{', '.join(str(model.path) for model in models)}: no tensor differs, nothing to pack")
+    return groups
+
+
+def _same(tensor: Tensor, other: Tensor) -> bool:
+    """Whether one copy serves both; raises UserError where two that should be the same are not."""
+    if other.shape != tensor.shape:
+        raise UserError(
+            f"{other.data.path}: tensor {tensor.name} has shape {list(other.shape)}, "
+            f"in {tensor.data.path} {list(tensor.shape)}"
+        )
+    if other.type != tensor.type:
+        return False
+    if same_bytes(tensor.data, other.data):
+        return True
+    if EXPERTS.fullmatch(tensor.name):
+        return False
+    raise UserError(
+        f"{other.data.path}: tensor {tensor.name} has other bytes than in {tensor.data.path}, but the same type; "
+        "only expert tensors may differ: quantize all variants from the same model with the same imatrix"
+    )
+
+
+def same_bytes(a: Span, b: Span) -> bool:
+    """Compare two ranges of bytes in constant memory."""
+    if a.nbytes != b.nbytes:
+        return False
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(span.path, "rb", buffering=0)) for span in (a, b)]
+        for file, span in zip(files, (a, b), strict=True):
+            file.seek(span.offset)
+        for at in range(0, a.nbytes, CHUNK):
+            want = min(CHUNK, a.nbytes - at)
+            if _read(files[0], want, a) != _read(files[1], want, b):
+                return False
+    return True
+
+
+def _read(file: BinaryIO, nbytes: int, span: Span) -> bytes:
+    data = file.read(nbytes)
+    while len(data) < nbytes:
+        more = file.read(nbytes - len(data))
+        if not more:
+            raise UserError(f"{span.path}: became shorter while it was read")
+        data += more
+    return data
+
+
+def restrict_order(
+    model: Gguf, groups: list[str], order: list[str], tie: list[int] | None
+) -> tuple[list[str], list[int] | None]:
+    """Leave out of an order (and its ties) the tensors that turned out the same in all variants.
+
+    Raises
+    ------
+    UserError
+        if a name is no tensor of the model, or the ties do not fit the order.
+    """
+    if tie is not None and len(tie) != len(order):
+        raise UserError(f"promote_tie has {len(tie)} entries, promote_order {len(order)}")
+    if unknown := set(order) - {tensor.name for tensor in model.tensors}:
+        raise UserError(f"promote_order names {min(unknown)}, which {model.path} does not have")
+    if missing := [name for name in groups if name not in order]:
+        # legal: such a group is never promoted by a budget; but hardly what was meant
+        log.warning("promote_order lacks %d groups, first %s", len(missing), missing[0])
+    kept = [index for index, name in enumerate(order) if name in groups]
+    if len(kept) < len(order):
+        log.info("%d tensors of promote_order are the same in all variants: stored once", len(order) - len(kept))
+    return [order[index] for index in kept], tie and [tie[index] for index in kept]
+
+
+def _twin_kv(model: Gguf, tensors: list[Tensor], provenance: dict[str, str | int]) -> list[Kv]:
+    ours = [encode_kv(PROVENANCE_PREFIX + k, "str" if isinstance(v, str) else "u32", v) for k, v in provenance.items()]
+    if any(tensor.type == IQ3_A770 for tensor in tensors):
+        ours += iq3_a770_kv()
+    replaced = {entry.name for entry in ours} | {KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK}
+    kept = [e for e in model.kv.values() if e.name not in replaced and not e.name.startswith(VARIANT_PREFIX)]
+    return kept + ours
+
+
+def variant_kv(count: int, default: int, budget_mb: int, order: list[str], tie: list[int] | None) -> list[Kv]:
+    """The general.tensor_variant.* entries of a twin; optional ones are left out where they say nothing."""
+    kv = [
+        encode_kv(KEY_VERSION, "u32", VARIANT_VERSION),
+        encode_kv(KEY_COUNT, "u32", count),
+        encode_kv(KEY_DEFAULT, "u32", default),
+        encode_kv(KEY_PROMOTE_ORDER, "[str]", order),
+    ]
+    if budget_mb:
+        kv.append(encode_kv(KEY_BUDGET_MB, "u32", budget_mb))
+    if tie is not None:
+        kv.append(encode_kv(KEY_PROMOTE_TIE, "[u32]", tie))
+    return kv
+
+
+class Bar:
+    """A bar on stderr that is told how much is done of how much."""
+
+    def __init__(self, name: str) -> None:
+        # a terminal gets a live bar, a log a line now and then
+        self.bar = tqdm(desc=name, unit_scale=True, mininterval=0.5 if sys.stderr.isatty() else 20, file=sys.stderr)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def show(self, done: int, total: int) -> None:
+        """Move the bar to `done`."""
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to `pack`."""
+    order = json.loads(Path(snakemake.input.order).read_text(encoding="utf-8"))
+    groups = pack(
+        [Path(path) for path in snakemake.input.variants],
+        Path(snakemake.output.twin),
+        order["promote_order"],
+        order["promote_tie"],
+        provenance=json.loads(Path(snakemake.input.provenance).read_text(encoding="utf-8")),
+    )
+    log.info("packed %d groups into %s", len(groups), snakemake.output.twin)
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

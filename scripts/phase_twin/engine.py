@@ -1,0 +1,24 @@
+"""Facts about the engine's programs that several rule scripts need."""
+
+# programs the build makes; the rules refer to them by these names
+PROGRAMS = (
+    "llama-quantize",
+    "llama-imatrix",
+    "llama-perplexity",
+    "llama-bench",
+    "llama-completion",
+    "llama-variant-info",
+)
+TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant")
+
+# OpenMP threads that spin on a shared core can slow a step 20 x; this keeps batch and decode speed
+ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}
+
+# one setting for every run whose results are compared
+BATCH = ("-b", "2048", "-ub", "512")
+
+
+def override(key: str, value: int | str) -> list[str]:
+    """Return the engine flag that sets one general.tensor_variant key at load."""
+    kind = "int" if isinstance(value, int) else "str"
+    return ["--override-kv", f"general.tensor_variant.{key}={kind}:{value}"]

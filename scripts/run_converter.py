@@ -1,0 +1,38 @@
+"""Run llama.cpp's converter with a tokenizer pre-type it may not know the hash of.
+
+usage: run_converter.py TREE PRE -- ARGUMENTS OF convert_hf_to_gguf.py
+TREE (and TREE/gguf-py) must be on PYTHONPATH; PRE is a name, or "-" to leave the converter's own look-up alone.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str]) -> None:
+    """Patch the look-up, then hand over to the converter in this process."""
+    tree, pre, separator, *arguments = argv
+    if separator != "--":
+        sys.exit(__doc__)
+    if pre != "-":
+        from conversion.base import TextModel
+
+        known = TextModel.get_vocab_base_pre
+
+        def get_vocab_base_pre(self: TextModel, tokenizer: object) -> str:
+            try:
+                found = known(self, tokenizer)
+            except NotImplementedError:
+                return pre
+            if found != pre:
+                sys.exit(f"model.tokenizer_pre is {pre!r}, but the converter knows this tokenizer as {found!r}")
+            return found
+
+        TextModel.get_vocab_base_pre = get_vocab_base_pre
+    script = str(Path(tree) / "convert_hf_to_gguf.py")
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,46 @@
+"""Run upstream's own tests of the new type, and the loader's tests, on the engine that was built."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from phase_twin.errors import UserError
+from phase_twin.files import write_text
+from phase_twin.rule import run_rule, run_tool
+
+OPERATIONS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS")
+TYPE = "iq3_a770"
+
+
+def count_passed(output: str, what: str) -> int:
+    """Return how many cases test-backend-ops passed.
+
+    Raises
+    ------
+    UserError
+        if some failed, or none ran: a filter that matches nothing prints OK too.
+    """
+    counts = re.findall(r"(\d+)/(\d+) tests passed", output)
+    passed, total = map(int, counts[-1]) if counts else (0, 0)
+    if total == 0 or passed != total:
+        raise UserError(f"test-backend-ops {what}: {passed} of {total} cases passed")
+    return passed
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the functions above."""
+    programs = {Path(path).name: path for path in snakemake.input.programs}
+    tool_log = snakemake.log.tool
+    run_tool([programs["test-quantize-fns"]], tool_log)
+    run_tool([programs["test-tensor-variant"]], tool_log, append=True)
+    report: dict[str, Any] = {"test-quantize-fns": "passed", "test-tensor-variant": "passed"}
+    for operation in OPERATIONS:
+        command = [programs["test-backend-ops"], "test", "-b", "CPU", "-o", operation, "-p", TYPE]
+        output = run_tool(command, tool_log, append=True)
+        report[f"test-backend-ops {operation}"] = count_passed(output, operation)
+    write_text(snakemake.output.report, json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

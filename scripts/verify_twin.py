@@ -1,0 +1,168 @@
+"""Prove that the twin holds what went in."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pack_twin import Bar
+from phase_twin.engine import ENVIRONMENT, override
+from phase_twin.errors import UserError
+from phase_twin.files import write_text
+from phase_twin.rule import run_rule, run_tool
+from prune_dual import (
+    CHUNK,
+    KEY_IQ3_A770_CODEBOOK,
+    KEY_IQ3_A770_VERSION,
+    MIB,
+    Gguf,
+    GgufError,
+    Selection,
+    Span,
+    Tensor,
+    Twin,
+    select,
+)
+
+log = logging.getLogger("phase_twin")
+
+
+def verify_bytes(twin_path: Path, variant_paths: Sequence[Path]) -> dict[str, Any]:
+    """Read the twin back and compare every tensor and key with the files it was packed from.
+
+    Returns
+    -------
+    dict
+        `groups` (number), `bytes` of all tensors, and `tensors`: name in the twin -> type, bytes, SHA-256.
+
+    Raises
+    ------
+    UserError
+        naming the first tensor or key that is not as it was.
+    """
+    try:
+        twin = Twin.read(twin_path)
+        models = [Gguf.read(path) for path in variant_paths]
+        if twin.count != len(models):
+            raise UserError(f"{twin_path}: has {twin.count} variants, packed were {len(models)}")
+        _compare_keys(twin.gguf, models[0])
+        return {
+            "groups": len(twin.groups),
+            "bytes": sum(tensor.nbytes for tensor in twin.gguf.tensors),
+            "tensors": _compare_tensors(twin, models),
+        }
+    except GgufError as error:
+        raise UserError(str(error)) from error
+
+
+def _compare_keys(twin: Gguf, model: Gguf) -> None:
+    # a source of before these keys may lack them; Twin.read has checked the twin's
+    for name in model.kv.keys() - {KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK}:
+        entry = twin.kv.get(name)
+        if entry is None or sha256_span(entry.raw) != sha256_span(model.kv[name].raw):
+            raise UserError(f"{twin.path}: key {name} is not as in {model.path}")
+
+
+def _compare_tensors(twin: Twin, models: Sequence[Gguf]) -> dict[str, dict[str, Any]]:
+    report: dict[str, dict[str, Any]] = {}
+    stored = {tensor.data: tensor.name for tensor in twin.gguf.tensors}
+    total = sum(len(model.tensors) for model in models)
+    done = 0
+    with Bar("verify") as bar:
+        for number, model in enumerate(models):
+            phase = twin.phase(number)
+            _compare_lists(twin, phase, model)
+            theirs = {tensor.name: tensor.data for tensor in model.tensors}
+            for ours in phase:
+                name = stored[ours.data]
+                if name not in report:
+                    facts = {"type": ours.type_name, "bytes": ours.nbytes, "sha256": sha256_span(ours.data)}
+                    report[name] = facts
+                if sha256_span(theirs[ours.name]) != report[name]["sha256"]:
+                    raise UserError(f"{twin.gguf.path}: tensor {name} does not have the bytes it has in {model.path}")
+                done += 1
+                bar.show(done, total)
+    if unused := {tensor.name for tensor in twin.gguf.tensors} - report.keys():
+        raise UserError(f"{twin.gguf.path}: tensor {min(unused)} comes from none of the variants")
+    return report
+
+
+def _compare_lists(twin: Twin, phase: list[Tensor], model: Gguf) -> None:
+    """Names, shapes and types of one phase against the file of that variant."""
+    ours, theirs = ({(t.name, t.shape, t.type_name) for t in tensors} for tensors in (phase, model.tensors))
+    if odd := ours ^ theirs:
+        name, shape, kind = min(odd)
+        where = "is in the twin only" if (name, shape, kind) in ours else f"is in {model.path} only"
+        raise UserError(f"{twin.gguf.path}: tensor {name} {list(shape)} {kind} {where}")
+
+
+def sha256_span(data: Span | bytes) -> str:
+    """Hex SHA-256 of a range of a file, read in constant memory."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256()
+    with open(data.path, "rb", buffering=0) as file:
+        file.seek(data.offset)
+        left = data.nbytes
+        while left and (block := file.read(min(CHUNK, left))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def load_modes(twin: Twin) -> dict[str, tuple[list[str], Selection]]:
+    """Every way to load a twin: name -> (engine flags, what the tool selects)."""
+    low, high = select(twin, variant=0), select(twin, variant=1)
+    # half way between the phases, rounded up to a whole MiB so that variant 0 fits in any case
+    budget_mb = -(-(low.selected_bytes + high.selected_bytes) // (2 * MIB))
+    return {
+        "default": ([], select(twin)),
+        "variant 1": (override("default", 1), high),
+        "budget": (override("budget_mb", budget_mb), select(twin, budget_bytes=budget_mb * MIB)),
+        "promote": (override("promote", "0"), select(twin, promote="0")),
+    }
+
+
+def verify_engine(twin_path: str, completion: str, variant_info: str, threads: int, tool_log: str) -> dict[str, Any]:
+    """Load the twin in every way: the engine must select what the tool does, and generate.
+
+    Returns
+    -------
+    dict
+        mode -> selected bytes and number of promoted groups.
+
+    Raises
+    ------
+    UserError
+        if the engine's selection differs from the tool's, or the model does not load.
+    """
+    report = {}
+    for mode, (flags, expected) in load_modes(Twin.read(twin_path)).items():
+        output = run_tool([variant_info, *flags, twin_path], tool_log, append=True)
+        found = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
+        if found["selected_bytes"] != expected.selected_bytes or set(found["promoted"]) != set(expected.promoted):
+            raise UserError(
+                f"{twin_path}: by {mode} the engine selects {found['selected_bytes']} bytes, "
+                f"the tool {expected.selected_bytes}; see {tool_log}"
+            )
+        generate = ["-p", "The", "-n", "4", "--temp", "0", "-no-cnv", "-c", "64", "-t", str(threads)]
+        run_tool([completion, "-m", twin_path, *flags, *generate], tool_log, env=ENVIRONMENT, append=True)
+        log.info("loads by %s: %d groups promoted", mode, len(expected.promoted))
+        report[mode] = {"selected_bytes": expected.selected_bytes, "promoted": len(expected.promoted)}
+    return report
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the checks."""
+    report = verify_bytes(Path(snakemake.input.twin), [Path(path) for path in snakemake.input.variants])
+    log.info("%d tensors of %s are as they were", len(report["tensors"]), snakemake.input.twin)
+    programs = (snakemake.input.completion, snakemake.input.variant_info)
+    Path(snakemake.log.tool).unlink(missing_ok=True)
+    report["engine"] = verify_engine(snakemake.input.twin, *programs, snakemake.threads, snakemake.log.tool)
+    write_text(snakemake.output.report, json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

@@ -1,0 +1,264 @@
+"""GGUF files for tests, good and broken, written byte by byte: nothing of the code under test is used."""
+
+import hashlib
+import math
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+F32, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0 = 0, 11, 12, 13, 14, 8
+IQ3_A770 = 770
+CODEBOOK = [-125, -73, -36, -4, 21, 49, 82, 127]
+
+TYPES = ["u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64"]
+FORMATS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "u64": "Q"}
+
+Key = tuple[str, str, Any]
+PLAIN: list[Key] = [("general.architecture", "str", "qwen35moe")]
+IQ3_KEYS: list[Key] = [("iq3_a770.version", "u32", 1), ("iq3_a770.codebook", "[i8]", CODEBOOK)]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A tensor to write; `data` None leaves a hole, `offset` None puts it where it belongs."""
+
+    name: str
+    shape: Sequence[int]
+    type: int = F32
+    data: bytes | None = None
+    offset: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        block, size = (256, 102) if self.type in (IQ3_A770, 42) else gguf.GGML_QUANT_SIZES[self.type]
+        return math.prod(self.shape) // block * size
+
+
+def string(text: str | bytes) -> bytes:
+    data = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def key(name: str | bytes, kind: str, value: Any) -> bytes:
+    """One entry; a bytes `value` of kind "raw" stands for type and value as they are."""
+    if kind == "raw":
+        return string(name) + value
+    if not kind.startswith("["):
+        body = string(value) if kind == "str" else struct.pack("<" + FORMATS[kind], value)
+        return string(name) + struct.pack("<I", TYPES.index(kind)) + body
+    item = kind[1:-1]
+    body = b"".join(string(v) if item == "str" else struct.pack("<" + FORMATS[item], v) for v in value)
+    return string(name) + struct.pack("<IIQ", TYPES.index("arr"), TYPES.index(item), len(value)) + body
+
+
+def write(
+    path: Path,
+    keys: Iterable[Key],
+    tensors: Sequence[Raw],
+    *,
+    version: int = 3,
+    alignment: int = 32,
+    n_tensors: int | None = None,
+    n_keys: int | None = None,
+    cut: int = 0,
+) -> Path:
+    """Write a file; the counts can lie, and `cut` bytes are taken off its end."""
+    keys = list(keys)
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors) if n_tensors is None else n_tensors, n_keys or len(keys))
+    head += b"".join(key(*entry) for entry in keys)
+    places, at = [], 0
+    for tensor in tensors:
+        places.append(at)
+        offset = at if tensor.offset is None else tensor.offset
+        shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+        head += string(tensor.name) + shape + struct.pack("<IQ", tensor.type, offset)
+        if tensor.nbytes < 1 << 50:  # else no file can hold it
+            at += -(-tensor.nbytes // alignment) * alignment
+    start = -(-len(head) // alignment) * alignment
+    with open(path, "wb") as file:
+        file.write(head)
+        for tensor, place in zip(tensors, places, strict=True):
+            if tensor.data is not None:
+                assert len(tensor.data) == tensor.nbytes, tensor.name
+                file.seek(start + place)
+                file.write(tensor.data)
+        file.truncate(start + at - cut)
+    return path
+
+
+def noise(name: str, nbytes: int) -> bytes:
+    """Bytes that only `name` has."""
+    return hashlib.shake_128(name.encode()).digest(nbytes)
+
+
+def filled(name: str, shape: Sequence[int], kind: int, seed: str = "") -> Raw:
+    """A tensor of noise of its own."""
+    tensor = Raw(name, shape, kind)
+    return Raw(name, shape, kind, noise(f"{name} {kind} {seed}", tensor.nbytes))
+
+
+def twin_keys(
+    order: Sequence[str],
+    tie: Sequence[int] | None = None,
+    *,
+    count: int = 2,
+    default: int = 0,
+    instead: dict[str, Key | None] | None = None,
+) -> list[Key]:
+    """The variant keys; those named in `instead` are replaced, or left out where it says None."""
+    keys: dict[str, Any] = {
+        "version": ("general.tensor_variant.version", "u32", 1),
+        "count": ("general.tensor_variant.count", "u32", count),
+        "default": ("general.tensor_variant.default", "u32", default),
+        "order": ("general.tensor_variant.promote_order", "[str]", order),
+    }
+    if tie is not None:
+        keys["tie"] = ("general.tensor_variant.promote_tie", "[u32]", tie)
+    return PLAIN + [entry for entry in (keys | (instead or {})).values() if entry is not None]
+
+
+def expert(layer: int, kind: str) -> str:
+    return f"blk.{layer}.ffn_{kind}_exps.weight"
+
+
+def nano_variants(folder: Path, low: int = IQ3_A770, high: int = Q4_K, layers: int = 2) -> list[Path]:
+    """Two plain quantized files of one small model: `down` is stored alike in both for the last layer."""
+    paths = []
+    for number, kind in enumerate((low, high)):
+        tensors = [filled("token_embd.weight", (256, 8), Q6_K), filled("output_norm.weight", (256,), F32)]
+        for layer in range(layers):
+            tensors.append(filled(f"blk.{layer}.attn_norm.weight", (256,), F32))
+            for name in ("gate", "up"):
+                tensors.append(filled(expert(layer, name), (256, 3, 4), kind, str(number)))
+            same = layer == layers - 1
+            tensors.append(
+                filled(expert(layer, "down"), (256, 5, 4), Q4_K if same else kind, "" if same else str(number))
+            )
+        keys = [
+            *PLAIN,
+            ("general.file_type", "u32", 770 if kind == IQ3_A770 else 15),
+            ("x.list", "[str]", ["a", "", "é"]),
+        ]
+        keys += IQ3_KEYS if kind == IQ3_A770 else []
+        keys.append(("quantize.imatrix.file", "str", f"variant {number}"))
+        paths.append(write(folder / f"variant{number}.gguf", keys, tensors))
+    return paths
+
+
+def small_twin(path: Path, low: int = Q3_K, high: int = Q4_K, groups: int = 4, **keys: Any) -> Path:
+    """A filled twin of `groups` gate tensors, 1 MiB and a bit each at Q3_K."""
+    names = [expert(layer, "gate") for layer in range(groups)]
+    shape = (256, 64, 160)
+    tensors = [filled("token_embd.weight", (256, 64), Q6_K)]
+    tensors += [filled(name, shape, low) for name in names]
+    tensors += [Raw(f"{name}.v1", shape, high, filled(name, shape, high).data) for name in names]
+    extra = keys.pop("extra", [])
+    return write(path, twin_keys(names, **keys) + extra + (IQ3_KEYS if IQ3_A770 in (low, high) else []), tensors)
+
+
+def published_twin(path: Path, gate_up: int = IQ3_A770) -> Path:
+    """The head of the published 120-group twin, its data a hole: variant 0 is 15.000 GiB in all."""
+    order = [expert(layer, kind) for kind in ("gate", "up") for layer in range(40)]
+    low = dict.fromkeys(order, gate_up)
+    down = [expert(layer, "down") for layer in range(40)]
+    order += down[:16]
+    low |= {name: Q3_K if name in order else Q4_K for name in down}
+
+    def shape(name: str) -> tuple[int, int, int]:
+        return (512, 2048, 256) if name in down else (2048, 512, 256)
+
+    experts = [Raw(name, shape(name), kind) for name, kind in low.items()]
+    rest = 15 * 2**30 - sum(tensor.nbytes for tensor in experts)
+    tensors = [Raw("rest.weight", (rest // 4,), F32), *experts]
+    tensors += [Raw(f"{name}.v1", shape(name), Q4_K) for name in low]
+    return write(path, twin_keys(order) + IQ3_KEYS, tensors)
+
+
+# Twins that break the format. Each builder takes the path; the words are what a message must name besides the file.
+
+A, B = expert(0, "gate"), expert(1, "gate")
+SHAPE = (256, 4)
+
+
+def _pair(name: str, other: Sequence[int] = SHAPE) -> list[Raw]:
+    return [Raw(name, SHAPE, Q3_K), Raw(f"{name}.v1", other, Q4_K)]
+
+
+def _bad(tensors: Sequence[Raw], keys: Sequence[Key] | None = None, **layout: Any) -> Callable[[Path], Path]:
+    return lambda path: write(path, twin_keys([A, B]) if keys is None else keys, tensors, **layout)
+
+
+GOOD = [*_pair(A), *_pair(B)]
+BAD_TWINS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
+    "shapes differ": (_bad([*_pair(A), *_pair(B, (256, 5))]), (f"{B}.v1",)),
+    "shapes of one size differ": (_bad([*_pair(A), *_pair(B, (512, 2))]), (f"{B}.v1",)),
+    "no canonical tensor": (_bad([*_pair(A), Raw(f"{B}.v1", SHAPE, Q4_K)]), (f"{B}.v1", B)),
+    "more variants than count": (_bad([*GOOD, Raw(f"{A}.v2", SHAPE, Q6_K)]), (f"{A}.v2", "count", "2")),
+    "fewer variants than count": (_bad(GOOD, twin_keys([A, B], count=3)), (A, "count", "3")),
+    "a group lacks a variant": (
+        _bad([*GOOD, Raw(f"{A}.v2", SHAPE, Q6_K)], twin_keys([A, B], count=3)),
+        (B, "variant 2"),
+    ),
+    "a gap in the variants": (
+        _bad([Raw(A, SHAPE, Q3_K), Raw(f"{A}.v2", SHAPE, Q6_K)], twin_keys([A], count=3)),
+        (A, "variant 1"),
+    ),
+    "count of no variants": (_bad([Raw(A, SHAPE, Q3_K)]), ("count", "no tensor has variants")),
+    "count 1 of no variants": (_bad([Raw(A, SHAPE, Q3_K)], twin_keys([A], count=1)), ("no tensor has variants",)),
+    "count 0": (_bad(GOOD, twin_keys([A, B], count=0)), ("count",)),
+    "count missing": (_bad(GOOD, twin_keys([A, B], count=None)), ("count",)),
+    "count of the wrong type": (
+        _bad(GOOD, twin_keys([A, B], count=("general.tensor_variant.count", "str", "2"))),
+        ("count", "type"),
+    ),
+    "version missing": (_bad(GOOD, twin_keys([A, B], instead={"version": None})), ("version",)),
+    "version 2": (
+        _bad(GOOD, twin_keys([A, B], instead={"version": ("general.tensor_variant.version", "u32", 2)})),
+        ("version", "2", "1"),
+    ),
+    "default beyond the variants": (_bad(GOOD, twin_keys([A, B], default=2)), ("default", "2")),
+    "ties shorter than the order": (_bad(GOOD, twin_keys([A, B], [1])), ("promote_tie", "1", "2")),
+    "ties without an order": (_bad(GOOD, twin_keys([], [1, 2], instead={"order": None})), ("promote_tie", "2", "0")),
+    "order of the wrong type": (
+        _bad(GOOD, twin_keys([], instead={"order": ("general.tensor_variant.promote_order", "[u32]", [1])})),
+        ("promote_order", "type"),
+    ),
+    ".v0": (_bad([*GOOD, Raw(f"{A}.v0", SHAPE, Q4_K)]), (f"{A}.v0",)),
+    ".v01": (_bad([*_pair(A), Raw(B, SHAPE, Q3_K), Raw(f"{B}.v01", SHAPE, Q4_K)]), (f"{B}.v01",)),
+    "variant of a variant": (_bad([*GOOD, Raw(f"{A}.v1.v1", SHAPE, Q4_K)]), (f"{A}.v1.v1",)),
+    "enormous variant number": (_bad([*GOOD, Raw(f"{A}.v99999999999", SHAPE, Q4_K)]), (f"{A}.v99999999999",)),
+    "tensor twice": (_bad([*GOOD, Raw(A, SHAPE, Q3_K)]), (A,)),
+    "variant twice": (_bad([*GOOD, Raw(f"{A}.v1", SHAPE, Q4_K)]), (f"{A}.v1",)),
+    "key twice": (_bad(GOOD, [*twin_keys([A, B]), PLAIN[0]]), ("general.architecture",)),
+    "data past the end": (_bad(GOOD, cut=600), (f"{B}.v1",)),
+    "offset past the end": (_bad([*GOOD[:3], Raw(f"{B}.v1", SHAPE, Q4_K, offset=1 << 40)]), (f"{B}.v1",)),
+    "offset misaligned": (_bad([*GOOD[:3], Raw(f"{B}.v1", SHAPE, Q4_K, offset=1)]), (f"{B}.v1",)),
+    "offsets overlap": (_bad([*GOOD[:3], Raw(f"{B}.v1", SHAPE, Q4_K, offset=0)]), (f"{B}.v1",)),
+    "size overflows": (_bad([*GOOD[:3], Raw(f"{B}.v1", (1 << 40, 1 << 40), F32)]), (f"{B}.v1",)),
+}
+
+IQ3_PAIR = [Raw(A, SHAPE, IQ3_A770), Raw(f"{A}.v1", SHAPE, Q4_K)]
+BAD_IQ3_A770: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
+    "version 2": (
+        _bad(IQ3_PAIR, [*twin_keys([A]), ("iq3_a770.version", "u32", 2), IQ3_KEYS[1]]),
+        ("iq3_a770.version", "2", "1"),
+    ),
+    "another codebook": (
+        _bad(IQ3_PAIR, [*twin_keys([A]), IQ3_KEYS[0], ("iq3_a770.codebook", "[i8]", [-126, *CODEBOOK[1:]])]),
+        ("iq3_a770.codebook", "-126", "-125"),
+    ),
+    "a codebook of seven": (
+        _bad(IQ3_PAIR, [*twin_keys([A]), IQ3_KEYS[0], ("iq3_a770.codebook", "[i8]", CODEBOOK[:7])]),
+        ("iq3_a770.codebook",),
+    ),
+    "a version of the wrong type": (
+        _bad(IQ3_PAIR, [*twin_keys([A]), ("iq3_a770.version", "str", "1"), IQ3_KEYS[1]]),
+        ("iq3_a770.version", "type"),
+    ),
+}
+
+BAD_RANKS = ["4", "0-4", "3-1", "a", "1,,2", ",", "1,", ",1", " 1", "1 ", "1, 2", "-1", "1-", "0x1", "1-2-3", "\uff11"]

@@ -1,0 +1,219 @@
+"""A small hub on 127.0.0.1: as much of the Hugging Face API as downloading a model needs, with faults on request.
+
+Large files (LFS, here *.safetensors) are redirected to another origin, as the real hub does to its CDN.
+"""
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Request:
+    """What the server saw, and how it answered."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    status: int = 0
+    sent: int = 0
+
+
+@dataclass
+class Faults:
+    """What goes wrong. A file is named by its last path component."""
+
+    cut_after: dict[str, int] = field(default_factory=dict)  # bytes of a response's body, then the connection closes
+    cut_always: bool = False  # else each name is cut once
+    wrong_bytes: set[str] = field(default_factory=set)  # same size, other content
+    busy: int = 0  # how many of the next requests get `busy_status`
+    busy_status: int = 503
+    busy_path: str = ""  # only requests whose path contains it
+    ignore_range: bool = False
+    no_etag: bool = False
+
+
+def blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class HubServer:
+    """Serves `repos[repo][commit][path]`, `branches[repo][name] = commit` and plain `files[path]`."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.branches: dict[str, dict[str, str]] = {}
+        self.files: dict[str, bytes] = {}
+        self.faults = Faults()
+        self.requests: list[Request] = []
+        self.mutex = threading.Lock()
+        hub = self
+
+        class Handler(_Handler):
+            server_hub = hub
+
+        self.server = _Server(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    @property
+    def cdn(self) -> str:
+        # another host name, so another origin, of the same server
+        return f"http://localhost:{self.server.server_port}/cdn"
+
+    def commit(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
+        """Add a commit that holds `files`, move `branch` to it and return its id."""
+        commits = self.repos.setdefault(repo, {})
+        commit = hashlib.sha1(f"{repo} {len(commits)}".encode()).hexdigest()
+        commits[commit] = dict(files)
+        self.branches.setdefault(repo, {})[branch] = commit
+        return commit
+
+    def gets(self, name: str) -> list[Request]:
+        """The GET requests whose path ends in `name`, redirects aside."""
+        return [r for r in self.requests if r.method == "GET" and r.path.endswith(name) and r.status != 302]
+
+    def __enter__(self) -> "HubServer":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        pass  # a client that went away
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_hub: HubServer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        hub = self.server_hub
+        path = unquote(urlsplit(self.path).path)
+        self.seen = Request(self.command, path, {key.title(): value for key, value in self.headers.items()})
+        with hub.mutex:
+            hub.requests.append(self.seen)
+            busy = hub.faults.busy > 0 and hub.faults.busy_path in path
+            hub.faults.busy -= busy
+        if busy:
+            return self.reply(hub.faults.busy_status, b"busy")
+        if path.startswith("/api/models/"):
+            return self.api(path.removeprefix("/api/models/").split("/"))
+        if path.startswith("/cdn/"):
+            repo, commit, name = path.removeprefix("/cdn/").rsplit("/", 2)
+            return self.content(name, hub.repos[repo][commit][name], {})
+        if "/resolve/" in path:
+            repo, _, rest = path[1:].partition("/resolve/")
+            return self.resolve(repo, *rest.split("/", 1))
+        if path[1:] in hub.files:
+            return self.content(path.rsplit("/", 1)[1], hub.files[path[1:]], {})
+        return self.reply(404, b"no such file")
+
+    def api(self, parts: list[str]) -> None:
+        hub = self.server_hub
+        repo = "/".join(parts[:2])
+        if repo not in hub.repos:
+            return self.reply(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        commit = self.find_commit(repo, parts[3] if len(parts) > 3 else "main")
+        if commit is None:
+            return self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        files = hub.repos[repo][commit]
+        if parts[2] == "revision":
+            body: Any = {
+                "_id": "0",
+                "id": repo,
+                "modelId": repo,
+                "sha": commit,
+                "siblings": [{"rfilename": p} for p in files],
+            }
+        else:
+            body = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": "onnx"}]
+            for name, content in files.items():
+                entry = {"type": "file", "oid": blob_id(content), "size": len(content), "path": name}
+                if is_lfs(name):
+                    digest = hashlib.sha256(content).hexdigest()
+                    entry |= {"oid": "0" * 40, "lfs": {"oid": digest, "size": len(content), "pointerSize": 134}}
+                body.append(entry)
+        return self.reply(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def find_commit(self, repo: str, revision: str) -> str | None:
+        hub = self.server_hub
+        commit = hub.branches[repo].get(revision, revision)
+        return commit if commit in hub.repos[repo] else None
+
+    def resolve(self, repo: str, revision: str, name: str) -> None:
+        hub = self.server_hub
+        commit = self.find_commit(repo, revision) if repo in hub.repos else None
+        if commit is None or name not in hub.repos[repo][commit]:
+            return self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
+        content = hub.repos[repo][commit][name]
+        headers = {"X-Repo-Commit": commit}
+        if not is_lfs(name):
+            return self.content(name, content, headers)
+        headers |= {
+            "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X-Linked-Size": str(len(content)),
+            "Location": f"{hub.cdn}/{repo}/{commit}/{name}?X-Signature=not-for-logs",
+        }
+        return self.reply(302, b"", headers)
+
+    def content(self, name: str, content: bytes, headers: dict[str, str]) -> None:
+        faults = self.server_hub.faults
+        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        if name in faults.wrong_bytes:
+            content = bytes(byte ^ 1 for byte in content)
+        if not faults.no_etag:
+            headers["ETag"] = etag
+        asked = self.headers.get("Range")
+        current = self.headers.get("If-Range") in (None, etag)
+        if asked and current and not faults.ignore_range:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                return self.reply(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            return self.reply(206, content[start:], headers, name)
+        return self.reply(200, content, headers, name)
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, name: str = "") -> None:
+        faults = self.server_hub.faults
+        self.seen.status = status
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        with self.server_hub.mutex:
+            limit = faults.cut_after.get(name) if faults.cut_always else faults.cut_after.pop(name, None)
+        if limit is not None and limit < len(body):
+            body = body[:limit]
+            self.close_connection = True
+        self.seen.sent = len(body)
+        self.wfile.write(body)
+
+
+def is_lfs(name: str) -> bool:
+    return name.endswith(".safetensors")

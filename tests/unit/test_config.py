@@ -1,0 +1,79 @@
+"""The configuration: both shipped files load, mistakes are refused in one clear line each."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from phase_twin.config import load, twin_hash
+from phase_twin.errors import UserError
+
+
+@pytest.fixture
+def release(root: Path) -> dict:
+    return yaml.safe_load((root / "config/config.yaml").read_text())
+
+
+def merged(base: dict, changes: dict) -> dict:
+    """Snakemake's merge of --configfile: mappings are merged, all else replaced."""
+    result = copy.deepcopy(base)
+    for key, value in changes.items():
+        result[key] = merged(result[key], value) if isinstance(value, dict) and key in result else value
+    return result
+
+
+def test_release_config_loads(release):
+    config = load(release)
+    assert config.model.name == "nex-n2-mini"
+    assert config.variants[0].experts == {"gate": "IQ3_A770", "up": "IQ3_A770", "down": "IQ3_A770"}
+    assert {target.name for target in config.prune_targets} >= {"16gib"}
+
+
+def test_nano_states_only_what_differs(root, release):
+    nano = yaml.safe_load((root / "config/nano.yaml").read_text())
+    config = load(merged(release, nano))
+    assert config.model.name == "nex-n2-nano"
+    assert config.imatrix.corpus.startswith("local:")
+    assert config.variants == load(release).variants
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bench": {"quality": {"chunks": "many"}}}, ["bench.quality.chunks", "'many'", "integer"]),
+        ({"bench": {"quality": {"reference": "Q8_0"}}}, ["bench.quality.reference", "'Q8_0'", "'BF16' or 'Q6_K'"]),
+        ({"modle": {}}, ["modle", "unknown key"]),
+        ({"rank": {"tie": True}}, ["rank.tie", "unknown key"]),
+        ({"model": {"name": "../up"}}, ["model.name", "'../up'"]),
+        ({"model": {"title": "a b; rm"}}, ["model.title"]),
+        ({"prune_targets": [{"name": "x", "vram_gib": 16, "budget_mb": 3}]}, ["prune_targets.0", "one of the two"]),
+        ({"prune_targets": [{"name": "x"}]}, ["prune_targets.0", "one of the two"]),
+        ({"prune_targets": [{"name": "x", "budget_mb": 3}] * 2}, ["prune_targets", "given twice"]),
+        ({"variants": [{"gate": "IQ9", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K"}] * 2}, ["variants.0.gate", "IQ9"]),
+        ({"variants": [{"gate": "Q4_K", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K"}] * 2}, ["nothing to promote"]),
+    ],
+)
+def test_mistakes_are_refused(release, changes, words):
+    with pytest.raises(UserError) as caught:
+        load(merged(release, changes))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_rest_must_be_equal(release):
+    release["variants"][1]["rest"] = "Q8_0"
+    with pytest.raises(UserError, match="rest is Q6_K in variant 0 and Q8_0 in variant 1"):
+        load(release)
+
+
+def test_missing_key_is_named(release):
+    del release["rank"]["method"]
+    with pytest.raises(UserError, match=r"rank\.method: missing"):
+        load(release)
+
+
+def test_twin_hash_ignores_what_does_not_decide_the_twin(release):
+    before = twin_hash(load(release))
+    assert twin_hash(load(merged(release, {"bench": {"quality": {"chunks": 20}}}))) == before
+    assert twin_hash(load(merged(release, {"imatrix": {"n_ctx": 256}}))) != before

@@ -1,0 +1,56 @@
+"""Layer counts are set after the tensor list, and only where they disagree with it."""
+
+import gguf
+import numpy as np
+import pytest
+
+from convert_checkpoint import count_blocks, mend_block_count
+from phase_twin.errors import UserError
+from phase_twin.files import sha256_file
+from prune_dual import Gguf
+
+
+def model(path, blocks: int, declared: int, nextn: int | None, tensors: list[str] | None = None):
+    writer = gguf.GGUFWriter(path, "qwen35moe")
+    writer.add_uint32("qwen35moe.block_count", declared)
+    writer.add_string("general.name", "after it, so that a wrong offset shows")
+    if nextn is not None:
+        writer.add_uint32("qwen35moe.nextn_predict_layers", nextn)
+    for name in tensors or [f"blk.{number}.attn_norm.weight" for number in range(blocks)]:
+        writer.add_tensor(name, np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_declared_head_without_weights_is_mended(tmp_path):
+    path = model(tmp_path / "m.gguf", blocks=40, declared=41, nextn=1)
+    changes = mend_block_count(path)
+    assert changes == ["qwen35moe.block_count 41 -> 40", "qwen35moe.nextn_predict_layers 1 -> 0"]
+    reader = gguf.GGUFReader(path)
+    assert reader.fields["qwen35moe.block_count"].contents() == 40
+    assert reader.fields["qwen35moe.nextn_predict_layers"].contents() == 0
+    assert reader.fields["general.name"].contents().startswith("after it")
+    assert len(reader.tensors) == 40
+
+
+@pytest.mark.parametrize("nextn", [0, None])
+def test_a_right_model_stays_untouched(tmp_path, nextn):
+    path = model(tmp_path / "m.gguf", blocks=8, declared=8, nextn=nextn)
+    before = sha256_file(path)
+    assert mend_block_count(path) == []
+    assert sha256_file(path) == before
+
+
+def test_a_head_with_weights_is_kept(tmp_path):
+    names = ["blk.0.attn_norm.weight", "blk.1.attn_norm.weight", "blk.1.nextn.eh_proj.weight"]
+    path = model(tmp_path / "m.gguf", blocks=2, declared=2, nextn=1, tensors=names)
+    assert mend_block_count(path) == []
+    assert Gguf.read(path).kv["qwen35moe.block_count"].value == 2
+
+
+def test_a_gap_in_the_layers_is_refused():
+    with pytest.raises(UserError, match=r"no blk\.1"):
+        count_blocks(["blk.0.a", "blk.2.a"])

@@ -1,0 +1,59 @@
+"""What a user types: dry runs, targets, and mistakes in the configuration."""
+
+import re
+
+import pytest
+
+from conftest import NANO_CONFIG
+
+RULES_OF_THE_CHAIN = (
+    "build_engine",
+    "convert_checkpoint",
+    "compute_imatrix",
+    "quantize_variant",
+    "rank_groups",
+    "pack_twin",
+    "verify_twin",
+    "measure_quality",
+    "measure_speed",
+    "make_release",
+)
+
+
+def test_dry_run_of_the_release_plans_the_whole_chain(snakemake):
+    done = snakemake("-n", "--forceall")
+    assert done.returncode == 0, done.stdout
+    planned = re.findall(r"^(\w+) +\d+$", done.stdout, re.MULTILINE)
+    assert {*RULES_OF_THE_CHAIN, "retrieve_checkpoint", "retrieve_text"} <= set(planned)
+
+
+def test_prune_target_of_the_release(snakemake):
+    done = snakemake("-n", "-p", "--forceall", "prune_16gib")
+    assert done.returncode == 0, done.stdout
+    assert "--vram-gib 16.0 --reserve-gib 0.6" in done.stdout
+    assert "results/nex-n2-mini/Nex-N2-mini-16gib.gguf" in done.stdout
+    assert "measure_quality" not in done.stdout
+
+
+@pytest.mark.parametrize("target", ["twin", "bench", "release", "prune_9mib", "prune_10mib"])
+def test_named_targets_of_nano(snakemake, target):
+    done = snakemake("-n", "--forceall", "--configfile", NANO_CONFIG, "--", target)
+    assert done.returncode == 0, done.stdout
+    assert "retrieve_" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('bench={"quality":{"chunks":"many"}}', "bench.quality.chunks = 'many'"),
+        ('typo={"a":1}', "typo: unknown key"),
+        ('imatrix={"corpus":"local:no/such.txt"}', "local:no/such.txt: no such file"),
+        ('imatrix={"corpus":"nothing"}', "'nothing' is not among texts"),
+    ],
+)
+def test_a_wrong_configuration_stops_before_the_dag(snakemake, override, words):
+    done = snakemake("-n", "--configfile", NANO_CONFIG, "--config", override)
+    assert done.returncode != 0
+    assert words in done.stdout
+    assert "Building DAG" not in done.stdout
+    assert "Traceback" not in done.stdout
