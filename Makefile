@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 CORES ?= $(shell nproc)
+# for example --index-url and the address of PyTorch's CPU index
+TORCH_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
@@ -40,7 +42,8 @@ $(VENV)/.pipeline: envs/pipeline.lock envs/torch.txt | host
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Setting up $(VENV): about a minute"
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r envs/pipeline.lock
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -r envs/torch.txt
+	$(BIN)/python -c 'import torch' 2>/dev/null \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_FLAGS) -r envs/torch.txt
 	touch $@
 
 $(VENV)/.dev: envs/dev.lock $(VENV)/.pipeline
