@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -28,7 +28,18 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 
 from phase_twin.errors import UserError
-from phase_twin.fetch import BUSY, Backoff, Pin, Progress, Retry, bytes_present, check_disk, fetch, new_client
+from phase_twin.fetch import (
+    BUSY,
+    Backoff,
+    Pin,
+    Progress,
+    Retry,
+    bytes_present,
+    check_disk,
+    fetch,
+    new_client,
+    quiet_http,
+)
 from phase_twin.rule import run_rule
 from phase_twin.sources import (
     Checkpoint,
@@ -165,6 +176,9 @@ def download(held: LockedCheckpoint, pins: dict[str, Pin], folder: Path, token: 
 def download_checkpoint(sources: str, lock: str, name: str, output: Path) -> None:
     """Make `output` the complete, checked checkpoint `name`."""
     wanted = find_source(load_sources(sources).checkpoints, name, f"{sources}: checkpoints")
+    # the hub is asked for the checkpoint and nothing else; with this unset the library looks up other things too
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    quiet_http()
     token = os.environ.get("HF_TOKEN")
     api = HfApi(endpoint=hub_endpoint(), token=token or False)
     held = resolve(api, lock, name, wanted)

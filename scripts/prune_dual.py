@@ -305,6 +305,7 @@ class Gguf:
         if version not in (2, 3):
             raise cursor.fail(f"GGUF version {version} (or big endian); 2 and 3 can be read")
         n_tensors, n_kv = cursor.number("Q", "number of tensors"), cursor.number("Q", "number of keys")
+        cursor.need(14 * n_kv + 33 * n_tensors, f"{n_kv} keys and {n_tensors} tensors")
         kv = _unique(cursor, "key", (_read_kv(cursor) for _ in range(n_kv)))
         infos = _unique(cursor, "tensor", (_read_info(cursor) for _ in range(n_tensors)))
         alignment = _alignment(cursor, kv)
@@ -513,7 +514,11 @@ def _check_output(path: Path, sources: Iterable[Path], nbytes: int, force: bool)
             raise GgufError(f"{path}: exists already; --force replaces it")
     free = shutil.disk_usage(path.parent).free
     if nbytes > free:
-        raise GgufError(f"{path}: needs {nbytes / GIB:.2f} GiB, {path.parent} has {free / GIB:.2f} GiB free")
+        raise GgufError(f"{path}: needs {_amount(nbytes)}, {path.parent} has {_amount(free)} free")
+
+
+def _amount(nbytes: int) -> str:
+    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / MIB:.2f} MiB"
 
 
 @contextmanager
@@ -778,7 +783,7 @@ def parse_ranks(text: str, count: int) -> list[int]:
     """Ranks of a list like "0-11,14", ascending, each once and below `count`; the empty string means none."""
     ranks: set[int] = set()
     for part in text.split(",") if text else []:
-        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part, re.ASCII)
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part, re.ASCII)
         if not match:
             raise GgufError(f"{KEY_PROMOTE}: {part!r} in {text!r} is neither a rank nor a range of ranks")
         first, last = int(match[1]), int(match[2] or match[1])
@@ -885,7 +890,7 @@ def _gib(text: str) -> str:
 
 
 def _show_progress(done: int, total: int) -> None:
-    print(f"\rprune-dual: {done / GIB:.2f} of {total / GIB:.2f} GiB", end="", file=sys.stderr, flush=True)
+    print(f"\rprune-dual: {_amount(done)} of {_amount(total)}  ", end="", file=sys.stderr, flush=True)
 
 
 def _interrupt(*_: object) -> None:
@@ -903,10 +908,10 @@ def _run(args: argparse.Namespace) -> None:
     if args.json:
         print(selection.json())
         return
-    print(f"{args.dual}: {len(twin.groups)} groups, {selection.variant0_bytes / GIB:.2f} GiB with all at variant 0")
+    print(f"{args.dual}: {len(twin.groups)} groups, {_amount(selection.variant0_bytes)} with all at variant 0")
     limit = f" within {args.budget_mb} MiB" if args.budget_mb else ""
-    print(f"promoted {len(selection.promoted)} of {len(twin.groups)}: {selection.selected_bytes / GIB:.2f} GiB{limit}")
-    print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({size / GIB:.2f} GiB)")
+    print(f"promoted {len(selection.promoted)} of {len(twin.groups)}: {_amount(selection.selected_bytes)}{limit}")
+    print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({_amount(size)})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

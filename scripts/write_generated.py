@@ -19,7 +19,7 @@ def pins(lock: str) -> dict[str, str]:
 
 def direct(requirements: str) -> list[str]:
     """Return the packages that a requirements file names, without versions."""
-    return re.findall(r"^([A-Za-z0-9_.-]+)", requirements, re.MULTILINE)
+    return re.findall(r"^([A-Za-z0-9][\w.-]*)", requirements, re.MULTILINE)
 
 
 def conda_environment(requirements: str, lock: str, torch: str) -> str:

@@ -149,8 +149,8 @@ def nano_variants(folder: Path, low: int = IQ3_A770, high: int = Q4_K, layers: i
     return paths
 
 
-def small_twin(path: Path, low: int = Q3_K, high: int = Q4_K, groups: int = 4, **keys: Any) -> Path:
-    """A filled twin of `groups` gate tensors, 1 MiB and a bit each at Q3_K."""
+def small_twin(path: Path, low: int = Q3_K, high: int = Q8_0, groups: int = 4, **keys: Any) -> Path:
+    """A filled twin of `groups` gate tensors; promoting one adds 1.6 MiB: a budget in whole MiB tells them apart."""
     names = [expert(layer, "gate") for layer in range(groups)]
     shape = (256, 64, 160)
     tensors = [filled("token_embd.weight", (256, 64), Q6_K)]
@@ -210,9 +210,9 @@ BAD_TWINS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "count of no variants": (_bad([Raw(A, SHAPE, Q3_K)]), ("count", "no tensor has variants")),
     "count 1 of no variants": (_bad([Raw(A, SHAPE, Q3_K)], twin_keys([A], count=1)), ("no tensor has variants",)),
     "count 0": (_bad(GOOD, twin_keys([A, B], count=0)), ("count",)),
-    "count missing": (_bad(GOOD, twin_keys([A, B], count=None)), ("count",)),
+    "count missing": (_bad(GOOD, twin_keys([A, B], instead={"count": None})), ("count",)),
     "count of the wrong type": (
-        _bad(GOOD, twin_keys([A, B], count=("general.tensor_variant.count", "str", "2"))),
+        _bad(GOOD, twin_keys([A, B], instead={"count": ("general.tensor_variant.count", "str", "2")})),
         ("count", "type"),
     ),
     "version missing": (_bad(GOOD, twin_keys([A, B], instead={"version": None})), ("version",)),
@@ -234,7 +234,7 @@ BAD_TWINS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "tensor twice": (_bad([*GOOD, Raw(A, SHAPE, Q3_K)]), (A,)),
     "variant twice": (_bad([*GOOD, Raw(f"{A}.v1", SHAPE, Q4_K)]), (f"{A}.v1",)),
     "key twice": (_bad(GOOD, [*twin_keys([A, B]), PLAIN[0]]), ("general.architecture",)),
-    "data past the end": (_bad(GOOD, cut=600), (f"{B}.v1",)),
+    "data past the end": (_bad(GOOD, cut=100), (f"{B}.v1",)),
     "offset past the end": (_bad([*GOOD[:3], Raw(f"{B}.v1", SHAPE, Q4_K, offset=1 << 40)]), (f"{B}.v1",)),
     "offset misaligned": (_bad([*GOOD[:3], Raw(f"{B}.v1", SHAPE, Q4_K, offset=1)]), (f"{B}.v1",)),
     "offsets overlap": (_bad([*GOOD[:3], Raw(f"{B}.v1", SHAPE, Q4_K, offset=0)]), (f"{B}.v1",)),
@@ -261,4 +261,22 @@ BAD_IQ3_A770: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     ),
 }
 
-BAD_RANKS = ["4", "0-4", "3-1", "a", "1,,2", ",", "1,", ",1", " 1", "1 ", "1, 2", "-1", "1-", "0x1", "1-2-3", "\uff11"]
+BAD_RANKS = [
+    "4",
+    "0-4",
+    "3-1",
+    "a",
+    "1,,2",
+    ",",
+    "1,",
+    ",1",
+    " 1",
+    "1 ",
+    "1, 2",
+    "-1",
+    "1-",
+    "0x1",
+    "1-2-3",
+    "9" * 100,
+    "\uff11",
+]

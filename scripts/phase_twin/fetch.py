@@ -94,10 +94,14 @@ class Progress:
         self._bar.close()
 
 
+def quiet_http() -> None:
+    """Keep each request's record out of the log: it would show the signatures in redirected URLs."""
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+
 def new_client() -> httpx2.Client:
     """A client for `fetch`; share one between threads."""
-    # its records of each request would put the signatures of redirected URLs into the log
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    quiet_http()
     return httpx2.Client(follow_redirects=True, timeout=httpx2.Timeout(30, read=60))
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from prune_dual import GgufError
+
 from .errors import UserError
 
 log = logging.getLogger("phase_twin")
@@ -35,14 +37,14 @@ def setup_logging(log_file: str | None) -> None:
 
 
 def run_rule(main: Callable[[Any], None], snakemake: Any) -> None:
-    """Run `main(snakemake)` with logging; exit 1 with one line on a UserError.
+    """Run `main(snakemake)` with logging; exit 1 with one line on a UserError or a GGUF file that cannot be read.
 
     Any other exception is a defect of ours: its traceback goes to the log and to stderr.
     """
     setup_logging(snakemake.log[0] if len(snakemake.log) else None)
     try:
         main(snakemake)
-    except UserError as error:
+    except (UserError, GgufError) as error:
         log.error("%s: %s", snakemake.rule, error)
         sys.exit(1)
     except Exception:

@@ -345,6 +345,9 @@ def test_rule_end_to_end_and_the_token_stays_out_of_logs(hub, sources, output, t
     assert by_path["cdn"] is None  # another host
     log = (tmp_path / "rule.log").read_text()
     assert "trying again" in log
+    assert "HTTP Request" not in log
+    asked = {r.path for r in hub.requests if r.path.startswith("/api/")}
+    assert all(path.startswith(f"/api/models/{REPO}/") for path in asked)
     hub.faults.wrong_bytes = {SHARD}
     failed = rule("download_checkpoint", "some-model", sources, tmp_path / "again", tmp_path, token)
     assert failed.returncode == 1

@@ -75,10 +75,9 @@ def test_stock_reader_reads_what_we_write(tmp_path, alignment):
     assert (tmp_path / "b.gguf").stat().st_size == size
     ours = Gguf.read(tmp_path / "b.gguf")
     assert [(name, kv.value) for name, kv in ours.kv.items()][:-2] == [(name, value) for name, _, value in KEYS]
-    if alignment < 4096:  # the stock reader finds the data by its own arithmetic, from the key
-        stock = gguf.GGUFReader(tmp_path / "b.gguf")
-        assert [(t.name, t.data.tobytes()) for t in stock.tensors] == [(t.name, t.data) for t in TENSORS]
-        assert list(stock.fields["x.new"].contents()) == [7, 8]
+    stock = gguf.GGUFReader(tmp_path / "b.gguf")
+    assert [(t.name, t.data.tobytes()) for t in stock.tensors] == [(t.name, t.data) for t in TENSORS]
+    assert list(stock.fields["x.new"].contents()) == [7, 8]
 
 
 def test_every_value_type_survives_encoding():
@@ -138,7 +137,7 @@ def test_broken_file_is_refused_in_one_line(tmp_path, case):
 def test_unknown_type_is_named(tmp_path):
     path = gguf_files.write(tmp_path / "a.gguf", PLAIN, [Raw("x", (4,))])
     path.write_bytes(path.read_bytes().replace(struct.pack("<IQIQ", 1, 4, 0, 0), struct.pack("<IQIQ", 1, 4, 771, 0)))
-    with pytest.raises(GgufError, match="'x'.*771"):
+    with pytest.raises(GgufError, match=r"'x'.*771"):
         Gguf.read(path)
 
 
@@ -185,7 +184,7 @@ def test_get_checks_the_type(tmp_path):
 def test_sizes_of_types():
     assert tensor_nbytes((2048, 512, 256), gguf_files.IQ3_A770) == 106_954_752
     assert tensor_nbytes((2048, 512, 256), Q4_K) == 150_994_944
-    with pytest.raises(ValueError, match="770|multiple"):
+    with pytest.raises(ValueError, match="no multiple"):
         tensor_nbytes((100,), gguf_files.IQ3_A770)
 
 
@@ -235,7 +234,7 @@ def test_existing_output_needs_force(source, tmp_path):
 
 def test_full_disk_is_told_before_writing(source, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=100))
-    with pytest.raises(GgufError, match=r"needs 0\.00 GiB.*0\.00 GiB free"):
+    with pytest.raises(GgufError, match=r"needs 0\.00 MiB.*0\.00 MiB free"):
         write_gguf(tmp_path / "out.gguf", source.kv.values(), source.tensors)
     assert sorted(os.listdir(tmp_path)) == ["a.gguf"]
 

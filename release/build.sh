@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# Build the patched llama.cpp that reads this model. BUILD.md tells more.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+patch=$here/llama.cpp-turbo-phase-twin.patch
+git_url='{{ engine.git }}'
+commit='{{ engine.commit }}'
+tag='{{ engine.tag }}'
+package='{{ engine.sdist.package }}'
+version='{{ engine.sdist.version }}'
+sdist_sha256='{{ engine.sdist.sha256 }}'
+subdir='{{ engine.sdist.subdir }}'
+programs=(llama-server llama-cli llama-completion llama-bench llama-quantize llama-imatrix llama-perplexity)
+
+backend=sycl
+source=auto
+jobs=$(nproc 2>/dev/null || echo 2)
+work=$here/work
+out=$here/out
+
+usage() {
+    cat <<EOF
+usage: build.sh [--cpu] [--source auto|git|sdist] [--jobs N] [-- cmake arguments]
+
+  --cpu        build for the CPU only (default: SYCL for Intel graphics, which needs oneAPI)
+  --source     where llama.cpp $tag comes from: git, the $package package, or git first (auto)
+  --jobs N     parallel jobs ($jobs)
+
+The programs appear in $out/bin. A second run does nothing unless the patch or the options changed.
+EOF
+}
+
+fail() {
+    printf 'build.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+while (($#)); do
+    case $1 in
+        --cpu)
+            backend=cpu
+            shift
+            ;;
+        --source | --jobs)
+            (($# > 1)) || fail "$1 needs a value"
+            case $1 in
+                --source) source=$2 ;;
+                --jobs) jobs=$2 ;;
+            esac
+            shift 2
+            ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        --)
+            shift
+            break
+            ;;
+        *) fail "unknown option '$1'; arguments for cmake go after --" ;;
+    esac
+done
+[[ $source =~ ^(auto|git|sdist)$ ]] || fail "--source is '$source'; it can be auto, git or sdist"
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || fail "--jobs is '$jobs'; it must be a number from 1"
+[[ -f $patch ]] || fail "no $patch; this script belongs in the release's folder build"
+patch_sha256=$(sha256sum <"$patch" | cut -d' ' -f1)
+
+flags=(
+    -DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TOOLS=ON
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF
+    # nothing is fetched while building: no web interface, no TLS
+    -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+    "-DLLAMA_BUILD_NUMBER=${tag#b}" "-DLLAMA_BUILD_COMMIT=${commit:0:9}-${patch_sha256:0:8}"
+)
+if [[ $backend == sycl ]]; then
+    flags+=(-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx)
+fi
+flags+=("$@")
+
+# What a finished build was made of; absent until it is finished.
+wanted=$(printf '%s\n' "$commit" "$patch_sha256" "${flags[@]}")
+if [[ -f $out/built && $(<"$out/built") == "$wanted" ]]; then
+    missing=
+    for program in "${programs[@]}"; do
+        [[ -x $out/bin/$program ]] || missing=$program
+    done
+    if [[ -z $missing ]]; then
+        printf 'Already built: %s\n' "$out/bin"
+        exit
+    fi
+fi
+
+# ---- prerequisites, all of them before anything is fetched
+
+oneapi=${ONEAPI_ROOT:-/opt/intel/oneapi}
+if [[ $backend == sycl ]] && ! command -v icpx >/dev/null && [[ -r $oneapi/setvars.sh ]]; then
+    # oneAPI's script does not bear strict mode
+    set +eu
+    # shellcheck source=/dev/null
+    source "$oneapi/setvars.sh" --force >/dev/null 2>&1
+    set -eu
+fi
+missing=()
+command -v git >/dev/null || missing+=("git (package git): fetches llama.cpp and applies the patch")
+command -v cmake >/dev/null || missing+=("cmake (package cmake)")
+command -v ninja >/dev/null || command -v make >/dev/null || missing+=("ninja or make (package ninja-build or make)")
+if [[ $backend == sycl ]]; then
+    { command -v icx && command -v icpx; } >/dev/null ||
+        missing+=("icx and icpx (Intel oneAPI Base Toolkit, see BUILD.md); or build with --cpu")
+else
+    command -v c++ >/dev/null || missing+=("c++ (package g++)")
+fi
+if [[ $source == sdist ]] && ! python3 -m pip --version >/dev/null 2>&1; then
+    missing+=("pip (package python3-pip): fetches the $package package")
+fi
+if [[ -n ${missing[*]:-} ]]; then
+    printf 'build.sh: missing on this machine:\n' >&2
+    printf '  %s\n' "${missing[@]}" >&2
+    exit 1
+fi
+
+# ---- llama.cpp at the pinned base
+
+# A tree appears as $work/git or $work/sdist only when its content was verified.
+fetch_git() {
+    [[ -d $work/git ]] && return
+    printf 'Fetching llama.cpp %s from %s\n' "$tag" "$git_url"
+    rm -rf "$work/git.partial"
+    git init -q "$work/git.partial" || return 1
+    # an unreachable host must fail, neither wait nor ask for a password
+    GIT_TERMINAL_PROMPT=0 git -C "$work/git.partial" -c http.lowSpeedLimit=1000 -c http.lowSpeedTime=30 \
+        fetch -q --depth 1 "$git_url" "$commit" || return 1
+    git -C "$work/git.partial" checkout -q --detach FETCH_HEAD || return 1
+    [[ $(git -C "$work/git.partial" rev-parse HEAD) == "$commit" ]] || fail "$git_url did not give commit $commit"
+    mv "$work/git.partial" "$work/git"
+}
+
+fetch_sdist() {
+    [[ -d $work/sdist ]] && return
+    local archive=$work/download/${package//-/_}-$version.tar.gz found
+    if [[ ! -f $archive ]]; then
+        python3 -m pip --version >/dev/null 2>&1 || fail "pip is missing (package python3-pip): it fetches $package"
+        printf 'Fetching llama.cpp %s with the package %s %s\n' "$tag" "$package" "$version"
+        rm -rf "$work/download.partial"
+        python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-binary "$package" \
+            -d "$work/download.partial" "$package==$version" || fail "pip could not download $package $version"
+        rm -rf "$work/download"
+        mv "$work/download.partial" "$work/download"
+    fi
+    found=$(sha256sum <"$archive" | cut -d' ' -f1)
+    if [[ $found != "$sdist_sha256" ]]; then
+        rm -rf "$work/download"
+        fail "$(basename "$archive"): SHA-256 is $found, expected $sdist_sha256; refused and removed"
+    fi
+    rm -rf "$work/sdist.partial"
+    mkdir "$work/sdist.partial"
+    # with the time of now, so that what an earlier patch changed is compiled again
+    tar -xzmf "$archive" -C "$work/sdist.partial" --strip-components 1
+    # it points to a repository that is not there
+    rm -f "$work/sdist.partial/$subdir/.git"
+    mv "$work/sdist.partial/$subdir" "$work/sdist"
+    rm -rf "$work/sdist.partial"
+}
+
+mkdir -p "$work" "$out"
+work=$(cd "$work" && pwd -P)
+if [[ $source != sdist ]] && fetch_git; then
+    tree=$work/git
+    git -C "$tree" reset -q --hard "$commit"
+    git -C "$tree" clean -fdxq
+elif [[ $source == git ]]; then
+    fail "cannot fetch $commit from $git_url; check the network, or try --source sdist"
+else
+    [[ $source == sdist ]] || printf 'git did not bring it, taking the package %s\n' "$package"
+    # unpacked anew, as there is no git to undo an earlier patch
+    rm -rf "$work/sdist"
+    fetch_sdist
+    tree=$work/sdist
+fi
+
+# ---- patch, configure, build
+
+rm -f "$out/built"
+# without the ceiling, a repository around this folder would make git skip every file silently
+(cd "$tree" && GIT_CEILING_DIRECTORIES=$work git apply --whitespace=nowarn "$patch") ||
+    fail "the patch does not apply to $tree"
+
+generator=("Unix Makefiles")
+! command -v ninja >/dev/null || generator=(Ninja)
+if command -v ccache >/dev/null; then
+    flags+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+fi
+# another compiler or another tree needs a fresh configuration
+setup=$(printf '%s\n' "$tree" "${generator[@]}" "${flags[@]}" | grep -v LLAMA_BUILD_COMMIT)
+[[ -f $out/setup && $(<"$out/setup") == "$setup" ]] || rm -rf "$out"
+mkdir -p "$out"
+printf '%s\n' "$setup" >"$out/setup"
+cmake -S "$tree" -B "$out" -G "${generator[0]}" "${flags[@]}"
+cmake --build "$out" -j "$jobs" --target "${programs[@]}"
+for program in "${programs[@]}"; do
+    [[ -x $out/bin/$program ]] || fail "the build ended without $out/bin/$program"
+done
+printf '%s\n' "$wanted" >"$out/built"
+printf '\nBuilt: %s\nStart the model with run-nx2.sh.\n' "$out/bin"

@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Cut the twin to one file that fits a card, and write a launcher for it. The twin is kept.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+dual=$here/'{{ twin.name }}'
+out=
+vram=
+yes=
+
+usage() {
+    cat <<'EOF'
+usage: install-nx2.sh --vram-gib N [--dual PATH] [--out PATH] [--keep-dual] [--yes]
+
+  --vram-gib N  memory of the card in GiB, such as 16; 0.6 GiB of it stay free
+  --dual PATH   the twin (the one beside this script)
+  --out PATH    the file to write (the twin's name with the size, beside the twin)
+  --keep-dual   keep the twin: always the case, the option is here for scripts that pass it
+  --yes         ask nothing; also set up a Python environment beside this script if gguf is missing
+
+Writes the fitted file and a launcher run-<fitted file>.sh beside it.
+EOF
+}
+
+fail() {
+    printf 'install-nx2.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# A Python that can run prune-dual.py.
+find_python() {
+    local candidate
+    for candidate in "$here/.venv/bin/python" python3 python; do
+        if "$candidate" -c 'import sys, gguf, numpy; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    command -v python3 >/dev/null || fail "python3 is missing; install Python 3.11 or newer (Debian, Ubuntu: apt install python3 python3-venv)"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$(python3 --version 2>&1) is too old; Python 3.11 or newer is needed"
+    [[ -n $yes ]] ||
+        fail "the Python packages gguf and numpy are missing; run: python3 -m pip install gguf numpy (or pass --yes for an environment in $here/.venv)"
+    python3 -m venv "$here/.venv" >&2 || fail "cannot make $here/.venv (Debian, Ubuntu: apt install python3-venv)"
+    "$here/.venv/bin/python" -m pip install --quiet --disable-pip-version-check gguf numpy >&2 ||
+        fail "pip could not install gguf and numpy in $here/.venv"
+    printf '%s' "$here/.venv/bin/python"
+}
+
+while (($#)); do
+    case $1 in
+        --vram-gib | --dual | --out)
+            (($# > 1)) || fail "$1 needs a value"
+            case $1 in
+                --vram-gib) vram=$2 ;;
+                --dual) dual=$2 ;;
+                --out) out=$2 ;;
+            esac
+            shift 2
+            ;;
+        --keep-dual) shift ;;
+        --yes)
+            yes=yes
+            shift
+            ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        *) fail "unknown option '$1'; see --help" ;;
+    esac
+done
+
+[[ -n $vram ]] || fail "--vram-gib is missing: how many GiB of memory has the card? See --help"
+[[ $vram =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--vram-gib is '$vram'; it must be a number such as 16"
+[[ -f $dual ]] || fail "no twin at $dual; give its path with --dual"
+[[ -n $out ]] || out=${dual%.gguf}-${vram}gib.gguf
+folder=$(cd "$(dirname "$out")" && pwd -P) || fail "the folder of $out does not exist"
+out=$folder/$(basename "$out")
+[[ ! -e $out ]] || fail "$out is there already; remove it, or choose another name with --out"
+launcher=$folder/run-$(basename "$out" .gguf).sh
+[[ ! -e $launcher ]] || fail "$launcher is there already; remove it, or choose another name with --out"
+
+python=$(find_python)
+prune=("$python" "$here/prune-dual.py" --dual "$dual" --vram-gib "$vram")
+printf 'What fits %s GiB:\n' "$vram"
+"${prune[@]}" --dry-run || fail "nothing was written"
+if [[ -z $yes ]]; then
+    [[ -t 0 ]] || fail "nothing was written; pass --yes to go on without a question"
+    read -r -p "Write $out? [y/N] " answer
+    [[ $answer =~ ^[Yy] ]] || fail "nothing was written"
+fi
+"${prune[@]}" --out "$out" || fail "the fitted file was not written; the twin is as it was"
+
+cat >"$launcher.partial" <<'EOF'
+#!/usr/bin/env bash
+# Start the engine on the fitted file; arguments go to the engine. NX2_* work as in run-nx2.sh.
+set -euo pipefail
+EOF
+{
+    printf 'model=%q\n' "$out"
+    printf 'built=%q\n' "$here/build/out/bin"
+    cat <<'EOF'
+tool=${NX2_TOOL:-llama-server}
+if [[ $tool != */* ]]; then
+    if [[ -n ${NX2_BIN:-} ]]; then
+        tool=$NX2_BIN/$tool
+    elif [[ -x $built/$tool ]]; then
+        tool=$built/$tool
+    fi
+fi
+if ! command -v "$tool" >/dev/null; then
+    printf 'no program %s; run build/build.sh first, or set NX2_BIN\n' "$tool" >&2
+    exit 1
+fi
+if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh ]]; then
+    set +eu
+    # shellcheck source=/dev/null
+    source "${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh" --force >/dev/null 2>&1
+    set -eu
+fi
+exec "$tool" -m "$model" -ngl "${NX2_NGL:-999}" "$@"
+EOF
+} >>"$launcher.partial"
+chmod +x "$launcher.partial"
+mv "$launcher.partial" "$launcher"
+
+printf '\nMade:\n  %s\n  %s\nThe twin stays: %s\n' "$out" "$launcher" "$dual"

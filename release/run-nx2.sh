@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# Start the engine on the twin in one of its phases.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+twin='{{ twin.name }}'
+# set by tests; the kernel's list of graphics cards
+sysfs=${NX2_SYSFS:-/sys/class/drm}
+
+usage() {
+    cat <<'EOF'
+usage: run-nx2.sh [--sm off|on|auto] [--print] [-- engine arguments]
+
+  --sm off    the small phase (variant 0) on one device
+  --sm on     the large phase (variant 1), its layers split over all devices
+  --sm auto   on with two or more devices, off with one, the small phase on the CPU with none (default)
+  --print     show the command instead of running it
+
+What follows -- goes to the engine, for example: run-nx2.sh -- --port 8081 -c 32768
+
+Environment:
+  NX2_TOOL    program to run (llama-server)
+  NX2_MODEL   model file (the twin beside this script)
+  NX2_BIN     folder of the engine's programs (build/out/bin beside this script, else the PATH)
+  NX2_NGL     layers to put on devices (all)
+EOF
+}
+
+fail() {
+    printf 'run-nx2.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+note() {
+    printf 'run-nx2.sh: %s\n' "$*" >&2
+}
+
+# The program $1 with its folder, as far as it can be found.
+find_tool() {
+    if [[ $1 == */* ]]; then
+        printf '%s' "$1"
+    elif [[ -n ${NX2_BIN:-} ]]; then
+        printf '%s' "$NX2_BIN/$1"
+    elif [[ -x $here/build/out/bin/$1 ]]; then
+        printf '%s' "$here/build/out/bin/$1"
+    else
+        command -v "$1" || printf '%s' "$1"
+    fi
+}
+
+# Devices that the engine itself reports; fails if it does not say.
+engine_devices() {
+    local listing
+    listing=$("$1" --list-devices </dev/null 2>/dev/null) || return 1
+    [[ $listing == *'Available devices:'* ]] || return 1
+    grep -cE '^ +[A-Za-z]+[0-9]+: ' <<<"$listing" || true
+}
+
+# Discrete graphics cards of this machine, for engines that do not say.
+machine_devices() {
+    local count=0 card vendor
+    if command -v sycl-ls >/dev/null; then
+        # integrated graphics share the memory of the CPU: nothing to gain there
+        count=$(sycl-ls 2>/dev/null | grep -E '^\[level_zero:gpu\]' | grep -cvE 'UHD|Iris') || true
+    fi
+    if ((count == 0)) && command -v nvidia-smi >/dev/null; then
+        count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || true
+    fi
+    if ((count == 0)); then
+        for card in "$sysfs"/card*; do
+            # card0 is a device, card0-DP-1 one of its outputs
+            [[ $card =~ /card[0-9]+$ && -r $card/device/vendor ]] || continue
+            vendor=$(<"$card/device/vendor")
+            [[ $vendor =~ ^0x(8086|1002|10de)$ ]] || continue
+            # Intel's integrated graphics always have this address
+            [[ $(readlink -f "$card/device") == */0000:00:02.0 ]] || count=$((count + 1))
+        done
+    fi
+    printf '%s' "$count"
+}
+
+phase=auto
+print=
+while (($#)); do
+    case $1 in
+        --sm)
+            (($# > 1)) || fail "--sm needs a value: off, on or auto"
+            phase=$2
+            shift 2
+            ;;
+        --sm=*)
+            phase=${1#--sm=}
+            shift
+            ;;
+        --print)
+            print=yes
+            shift
+            ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        --)
+            shift
+            break
+            ;;
+        *) fail "unknown option '$1'; arguments for the engine go after --" ;;
+    esac
+done
+[[ $phase =~ ^(off|on|auto)$ ]] || fail "--sm is '$phase'; it can be off, on or auto"
+
+# the oneAPI runtime, which a SYCL build needs; its script does not bear strict mode
+if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh ]]; then
+    set +eu
+    # shellcheck source=/dev/null
+    source "${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh" --force >/dev/null 2>&1
+    set -eu
+fi
+
+tool=$(find_tool "${NX2_TOOL:-llama-server}")
+model=${NX2_MODEL:-$here/$twin}
+devices=$(engine_devices "$tool" || machine_devices)
+
+if [[ $phase == auto ]]; then
+    if ((devices >= 2)); then phase=on; else phase=off; fi
+fi
+case $phase in
+    on) variant=1 ;;
+    off) variant=0 ;;
+esac
+
+if ((devices == 0)); then
+    placement=(-ngl "${NX2_NGL:-0}")
+    note "no graphics card found: variant $variant on the CPU"
+elif [[ $phase == on ]]; then
+    placement=(-sm layer -ngl "${NX2_NGL:-999}")
+    note "variant 1, layers split over $devices device(s)"
+    ((devices > 1)) || note "only one device: the large phase may not fit its memory"
+else
+    placement=(-sm none -ngl "${NX2_NGL:-999}")
+    note "variant 0 on one of $devices device(s)"
+fi
+
+command=("$tool" -m "$model" --override-kv "general.tensor_variant.default=int:$variant" "${placement[@]}" "$@")
+if [[ -n $print ]]; then
+    printf -v line ' %q' "${command[@]}"
+    printf '%s\n' "${line# }"
+    exit
+fi
+[[ -f $model ]] || fail "no model at $model; put the twin there or set NX2_MODEL"
+command -v "$tool" >/dev/null || fail "no program $tool; run build/build.sh first, or set NX2_BIN to the engine's folder"
+exec "${command[@]}"

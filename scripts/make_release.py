@@ -1,0 +1,179 @@
+"""Put the release folder together: what a user of the model downloads, and nothing else.
+
+The folder is built under a temporary name and renamed when complete. The same inputs give the same bytes.
+
+snakemake.input: twin, mmproj (may be absent), quality, speed, provenance, pruned and selections (one per target),
+patches (in series order), templates (all of release/), prune_tool (scripts/prune_dual.py), license (our own).
+snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), targets (of
+prune_targets), texts (names of the texts for `calibration` and `evaluation`).
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from phase_twin.card import (
+    QualityRow,
+    Selection,
+    SpeedRow,
+    card_context,
+    describe_fits,
+    read_results,
+    render,
+    render_card,
+    shell_safe,
+)
+from phase_twin.errors import UserError
+from phase_twin.files import sha256_file
+from phase_twin.rule import run_rule
+
+log = logging.getLogger("phase_twin")
+
+PATCH_NAME = "llama.cpp-turbo-phase-twin.patch"
+# template -> its place in the release
+TEMPLATES = {
+    "run-nx2.sh": "run-nx2.sh",
+    "install-nx2.sh": "install-nx2.sh",
+    "build.sh": "build/build.sh",
+    "BUILD.md": "build/BUILD.md",
+    "NOTICE.in": "NOTICE",
+    "model_card.md.j2": "README.md",
+}
+# SPDX id of the weights -> template with the licence's text; MIT is our own LICENSE
+LICENSES = {"Apache-2.0": "LICENSE-APACHE-2.0.txt", "MIT": None}
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read a file, or say in one line that it cannot be."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def concat_patches(paths: Sequence[str | os.PathLike[str]]) -> bytes:
+    """Join patch files in the order given."""
+    return b"".join(read_bytes(path) for path in paths)
+
+
+def sha256sums(folder: str | os.PathLike[str]) -> str:
+    """List every file under `folder` as `sha256sum -c` reads it, in the order of their names."""
+    root = Path(folder)
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return "".join(f"{sha256_file(root / name)}  {name}\n" for name in names)
+
+
+def file_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Name and size in bytes of a file that the card lists."""
+    try:
+        return {"name": Path(path).name, "bytes": os.path.getsize(path)}
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def place(source: str | os.PathLike[str], target: Path) -> None:
+    """Hard-link a large file into the release, or copy it where that is not possible."""
+    try:
+        try:
+            # of the file itself: a linked symlink would dangle elsewhere
+            os.link(os.path.realpath(source), target)
+        except OSError:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise UserError(f"cannot put {source} into {target.parent}: {error.strerror}") from error
+
+
+def license_text(spdx: str, templates: dict[str, str], own: str | os.PathLike[str]) -> bytes:
+    """The licence of the weights in full."""
+    if spdx not in LICENSES:
+        raise UserError(f"model.license is {spdx!r}; a release can carry: {', '.join(LICENSES)}")
+    name = LICENSES[spdx]
+    return read_bytes(own if name is None else templates[name])
+
+
+def write_release(
+    folder: Path,
+    *,
+    twin: str,
+    mmproj: str | None,
+    prune_tool: str,
+    own_license: str,
+    patch: bytes,
+    templates: dict[str, str],
+    context: dict[str, Any],
+) -> None:
+    """Fill the empty `folder` with all files, SHA256SUMS last."""
+    (folder / "build").mkdir(parents=True)
+    place(twin, folder / Path(twin).name)
+    if mmproj:
+        place(mmproj, folder / Path(mmproj).name)
+    (folder / "build" / PATCH_NAME).write_bytes(patch)
+    (folder / "prune-dual.py").write_bytes(read_bytes(prune_tool))
+    (folder / "LICENSE-tools").write_bytes(read_bytes(own_license))
+    (folder / "LICENSE").write_bytes(license_text(context["model"]["license"], templates, own_license))
+    for name, target in TEMPLATES.items():
+        text = read_bytes(templates[name]).decode()
+        if name.endswith(".sh"):
+            text = render(text, context, name, shell_safe)
+        elif name == "model_card.md.j2":
+            text = render_card(text, context)
+        else:
+            text = render(text, context, name)
+        (folder / target).write_text(text, encoding="utf-8")
+    for program in ("run-nx2.sh", "install-nx2.sh", "prune-dual.py", "build/build.sh"):
+        (folder / program).chmod(0o755)
+    (folder / "SHA256SUMS").write_text(sha256sums(folder), encoding="utf-8")
+
+
+def by_name(paths: Iterable[str]) -> dict[str, str]:
+    """File name -> path of the templates; all must be there."""
+    found = {Path(path).name: path for path in paths}
+    for name in (*TEMPLATES, *filter(None, LICENSES.values())):
+        if name not in found:
+            raise UserError(f"the release template {name} is missing")
+    return found
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the functions above."""
+    given, params = snakemake.input, snakemake.params
+    patch = concat_patches(given.patches)
+    mmproj = given.get("mmproj")
+    selections = [read_results(path, Selection) for path in given.selections]
+    context = card_context(
+        model=params.model,
+        engine=params.engine,
+        texts=params.texts,
+        variants=params.variants,
+        twin=file_facts(given.twin),
+        mmproj=file_facts(mmproj) if mmproj else None,
+        quality=read_results(given.quality, list[QualityRow]),
+        speed=read_results(given.speed, list[SpeedRow]),
+        fits=describe_fits(params.targets, given.pruned, selections),
+        provenance=read_results(given.provenance, dict[str, str | int]),
+        patch_sha256=hashlib.sha256(patch).hexdigest(),
+    )
+    final = Path(snakemake.output[0])
+    partial = final.with_name(final.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_release(
+        partial,
+        twin=given.twin,
+        mmproj=mmproj,
+        prune_tool=given.prune_tool,
+        own_license=given.license,
+        patch=patch,
+        templates=by_name(given.templates),
+        context=context,
+    )
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    log.info("%s: %s", final, ", ".join(sorted(os.listdir(final))))
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

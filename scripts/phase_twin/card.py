@@ -1,0 +1,183 @@
+"""What a release shows: the result files it is rendered from, and the templates."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import jinja2
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from .errors import UserError
+
+# what may stand in a single-quoted string of a shell script
+SHELL_SAFE = re.compile(r"[A-Za-z0-9._/:+@=-]*\Z")
+
+Positive = Annotated[float, Field(ge=0)]
+
+
+class QualityRow(BaseModel):
+    """One row of bench/quality.json; `top1` in percent, KLD in nats, `bytes` as loaded."""
+
+    file: str
+    label: str
+    bytes: Annotated[int, Field(ge=0)]
+    bpw_experts: Positive
+    reference: str
+    chunks: int
+    n_ctx: int
+    kld_mean: float
+    kld_mean_err: Positive
+    kld_p999: float
+    kld_median: float | None = None
+    top1: Positive
+    top1_err: Positive
+    ppl_ratio: Positive
+    ppl_ratio_err: Positive
+
+
+class SpeedRow(BaseModel):
+    """One row of bench/speed.json; `t_s` in tokens per second."""
+
+    file: str
+    label: str
+    backend: str
+    device: str
+    test: str
+    t_s: Positive
+    stddev: Positive
+
+
+class Selection(BaseModel):
+    """What prune-dual.py --json prints."""
+
+    budget_bytes: int
+    variant0_bytes: int
+    selected_bytes: int
+    promoted: list[str]
+
+
+_T = TypeVar("_T")
+
+
+def read_results(path: str | os.PathLike[str], kind: type[_T]) -> _T:
+    """Read a result file and check it has what the card shows.
+
+    Raises
+    ------
+    UserError
+        naming the file and the first value that is missing or wrong.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {key + ': ' if key else ''}{first['msg'].lower()}") from error
+
+
+def format_size(count: float) -> str:
+    """Bytes for people: 14.85 GiB, or MiB below one GiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
+
+
+def render(template: str, context: dict[str, Any], name: str, safe: Callable[[Any], Any] | None = None) -> str:
+    """Fill one template, told as `name`; a value that is missing is an error, and `safe` sees every value."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=safe,
+    )
+    environment.filters |= {"size": format_size, "fixed": lambda value, digits: f"{value:.{digits}f}", "cell": cell}
+    try:
+        return environment.from_string(template).render(context)
+    except jinja2.TemplateError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def cell(value: object) -> str:
+    """Text that stays within its cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def shell_safe(value: object) -> object:
+    """Let `value` through if it is harmless between single quotes of a shell script."""
+    if not SHELL_SAFE.match(str(value)):
+        raise UserError(
+            f"{value!r} cannot go into the release's shell scripts; use letters, digits and . _ / : + @ = -"
+        )
+    return value
+
+
+def render_card(template: str, context: dict[str, Any]) -> str:
+    """Fill the model card, without runs of empty lines."""
+    return re.sub(r"\n{3,}", "\n\n", render(template, context, "model card"))
+
+
+def card_context(
+    *,
+    model: dict[str, Any],
+    engine: dict[str, Any],
+    texts: dict[str, str],
+    variants: list[dict[str, str]],
+    twin: dict[str, Any],
+    mmproj: dict[str, Any] | None,
+    quality: list[QualityRow],
+    speed: list[SpeedRow],
+    fits: list[dict[str, Any]],
+    provenance: dict[str, str | int],
+    patch_sha256: str,
+) -> dict[str, Any]:
+    """Gather what the templates show: every number comes from a result file or from a file's size."""
+    settings: dict[tuple, dict[str, Any]] = {}
+    for row in quality:
+        key = (row.reference, row.chunks, row.n_ctx)
+        setting = settings.setdefault(key, dict(zip(("reference", "chunks", "n_ctx"), key, strict=True)) | {"rows": []})
+        setting["rows"].append(row.model_dump() | {"title": row_title(row.label, row.file, twin["name"])})
+    return {
+        "model": model,
+        "engine": engine,
+        "texts": texts,
+        "variants": variants,
+        "twin": twin,
+        "mmproj": mmproj,
+        "settings": list(settings.values()),
+        "speed": [row.model_dump() | {"title": row_title(row.label, row.file, twin["name"])} for row in speed],
+        "fits": fits,
+        "provenance": provenance,
+        "patch": {"sha256": patch_sha256},
+    }
+
+
+def row_title(label: str, file: str, twin: str) -> str:
+    """What a measured row is called: the phase of the twin, or the file."""
+    name = Path(file).name
+    phases = {"variant-0": "small phase (variant 0)", "variant-1": "large phase (variant 1)"}
+    return phases.get(label, label) if name == twin else f"{label}: {name}"
+
+
+def describe_fits(
+    targets: Sequence[dict[str, Any]], pruned: Sequence[str], selections: Sequence[Selection]
+) -> list[dict[str, Any]]:
+    """One row per pruned file: what was asked for and what was kept."""
+    rows = []
+    for target, file, selection in zip(targets, pruned, selections, strict=True):
+        if target.get("vram_gib") is not None:
+            asked = f"--vram-gib {target['vram_gib']:g} --reserve-gib {target['reserve_gib']:g}"
+        else:
+            asked = f"--budget-mb {target['budget_mb']}"
+        rows.append(
+            {
+                "file": Path(file).name,
+                "asked": f"`{asked}`",
+                "budget_bytes": selection.budget_bytes,
+                "selected_bytes": selection.selected_bytes,
+                "promoted": len(selection.promoted),
+            }
+        )
+    return rows

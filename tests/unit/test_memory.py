@@ -1,0 +1,67 @@
+"""Packing and pruning stream: memory use does not depend on the size of the files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gguf_files
+from gguf_files import IQ3_A770, PLAIN, Q4_K, Q6_K, Raw, expert
+
+LIMIT_MB = 300
+ORDER = [expert(layer, "up") for layer in range(8)]
+# a fresh process each, since a peak never falls again; and VmHWM, since ru_maxrss starts at that of pytest
+# fsync would only wait for the disk
+PACK = r"""
+import os, re, sys
+from pathlib import Path
+from pack_twin import pack
+os.fsync = lambda _: None
+pack([Path(sys.argv[1]), Path(sys.argv[2])], Path(sys.argv[3]), sys.argv[4].split(","), None)
+print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+# the other way to copy, by reading: file systems without copy_file_range
+PRUNE = r"""
+import os, re, sys
+from pathlib import Path
+import prune_dual
+os.fsync = lambda _: None
+del os.copy_file_range
+assert prune_dual.main(["--dual", sys.argv[1], "--out", sys.argv[2], "--variant", "0"]) == 0
+print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def peak_mb(root: Path, code: str, *arguments: str | Path) -> int:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=root / "scripts", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1]) // 1024
+
+
+@pytest.fixture
+def folder(tmp_path):
+    yield tmp_path
+    for path in tmp_path.glob("*.gguf"):  # pytest keeps the folders of its last runs
+        path.unlink()
+
+
+def test_pack_and_prune_of_2_gb_hold_less_than_300_mb(root, folder):
+    shape = (2048, 512, 216)
+    variants = [
+        gguf_files.write(
+            folder / f"{kind}.gguf",
+            PLAIN,
+            [Raw("token_embd.weight", (2048, 60000), Q6_K), *(Raw(name, shape, kind) for name in ORDER)],
+        )
+        for kind in (IQ3_A770, Q4_K)
+    ]
+    twin, out = folder / "twin.gguf", folder / "out.gguf"
+    packing = peak_mb(root, PACK, *variants, twin, ",".join(ORDER))
+    assert twin.stat().st_size > 1.8e9
+    pruning = peak_mb(root, PRUNE, twin, out)
+    assert out.stat().st_size > 0.8e9
+    print(f"peak memory: pack {packing} MB, prune {pruning} MB")
+    assert packing < LIMIT_MB
+    assert pruning < LIMIT_MB

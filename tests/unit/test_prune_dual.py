@@ -1,0 +1,253 @@
+"""prune-dual as users run it: the one file, copied to an empty folder."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import gguf
+import pytest
+
+import gguf_files
+from gguf_files import BAD_IQ3_A770, CODEBOOK, IQ3_A770, Q3_K, Q4_K, Q6_K, Raw, expert, filled, small_twin, twin_keys
+from prune_dual import IQ3_A770_LEGACY, MIB, Gguf, GgufError, Twin, prune, select
+
+GATES = [expert(layer, "gate") for layer in range(4)]
+
+
+@pytest.fixture
+def run(tmp_path, root):
+    """Run the copied file in its folder, cut off from the project (-I)."""
+    shutil.copy(root / "scripts/prune_dual.py", tmp_path / "prune-dual.py")
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", "prune-dual.py", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    return call
+
+
+@pytest.fixture
+def twin(tmp_path):
+    return small_twin(tmp_path / "twin.gguf")
+
+
+def budget_for(twin, promotions: int) -> int:
+    """MiB that fit this many promotions and no more (a promotion adds 1.6 MiB)."""
+    view = Twin.read(twin)
+    base = sum(tensor.nbytes for tensor in view.phase(0))
+    return -(-(base + promotions * view.delta(GATES[0], 1)) // MIB)
+
+
+def files(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_a_plain_file_that_the_stock_reader_reads(run, twin, tmp_path):
+    before = twin.read_bytes()
+    done = run("--dual", "twin.gguf", "--out", "out.gguf", "--budget-mb", str(budget_for(twin, 1)))
+    assert done.returncode == 0, done.stderr
+    assert "promoted 1 of 4" in done.stdout
+    assert "wrote out.gguf" in done.stdout
+    assert twin.read_bytes() == before
+    stock = gguf.GGUFReader(tmp_path / "out.gguf")
+    source = {tensor.name: tensor for tensor in Twin.read(twin).gguf.tensors}
+    assert [tensor.name for tensor in stock.tensors] == ["token_embd.weight", *GATES]
+    for tensor in stock.tensors:
+        origin = source[f"{GATES[0]}.v1" if tensor.name == GATES[0] else tensor.name]
+        assert tensor.data.tobytes() == origin.data.read()
+    assert not [key for key in stock.fields if key.startswith(("general.tensor_variant.", "iq3_a770."))]
+    assert stock.fields["phase_twin.pruned_from"].contents() == "twin.gguf"
+    assert stock.fields["phase_twin.budget_mb"].contents() == budget_for(twin, 1)
+    assert stock.fields["phase_twin.promoted"].contents() == 1
+
+
+def test_json_says_what_was_selected_and_nothing_else(run, twin):
+    budget = budget_for(twin, 2)
+    done = run("--dual", "twin.gguf", "--dry-run", "--json", "--budget-mb", str(budget))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    facts = json.loads(done.stdout)
+    view = Twin.read(twin)
+    base = sum(tensor.nbytes for tensor in view.phase(0))
+    assert facts == {
+        "budget_bytes": budget * MIB,
+        "variant0_bytes": base,
+        "selected_bytes": base + 2 * view.delta(GATES[0], 1),
+        "promoted": GATES[:2],
+    }
+
+
+def test_dry_run_writes_nothing(run, twin, tmp_path):
+    before = files(tmp_path)
+    done = run("--dual", "twin.gguf", "--out", "out.gguf", "--variant", "1", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "nothing written" in done.stdout
+    assert files(tmp_path) == before
+
+
+def test_same_bytes_each_time(run, twin, tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        assert run("--dual", "twin.gguf", "--out", name, "--variant", "1").returncode == 0
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_vram_is_the_budget_less_the_reserve(run, tmp_path):
+    small_twin(tmp_path / "twin.gguf")
+    done = run("--dual", "twin.gguf", "--dry-run", "--json", "--vram-gib", "8.1", "--reserve-gib", "0.1")
+    assert json.loads(done.stdout)["budget_bytes"] == 8192 * MIB
+    done = run("--dual", "twin.gguf", "--dry-run", "--json", "--vram-gib", "16")
+    assert json.loads(done.stdout)["budget_bytes"] == 15769 * MIB
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--out", "o.gguf", "--variant", "1"],
+        ["--dual", "twin.gguf", "--variant", "1"],
+        ["--dual", "twin.gguf", "--out", "o.gguf"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--variant", "1", "--budget-mb", "9"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--budget-mb", "-1"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--budget-mb", "1.5"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--budget-mb", "4294967296"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "nan"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "0.5"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run, twin, tmp_path, arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "prune-dual: error:" in done.stderr
+    assert not (tmp_path / "o.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--budget-mb", "1"], "smallest feasible budget is"),
+        (["--variant", "2"], "there are 2 variants"),
+        (["--variant", "1", "--out", "twin.gguf", "--force"], "is the input"),
+        (["--variant", "1", "--out", "taken.gguf"], "--force replaces it"),
+        (["--variant", "1", "--out", "no/out.gguf"], "does not exist"),
+        (["--variant", "1", "--dual", "none.gguf"], "No such file"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(run, twin, tmp_path, arguments, words):
+    (tmp_path / "taken.gguf").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    done = run("--dual", "twin.gguf", "--out", "out.gguf", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("prune-dual: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_interrupted_run_leaves_nothing(run, tmp_path):
+    # the data is a hole in the twin, but 6 GiB to copy: long enough to be caught at it
+    names = [Raw("big.weight", (1 << 30, 1), 0), Raw(GATES[0], (256, 4), Q3_K), Raw(f"{GATES[0]}.v1", (256, 4), Q4_K)]
+    gguf_files.write(tmp_path / "twin.gguf", twin_keys(GATES[:1]), [*names, Raw("more.weight", (1 << 29,), 0)])
+    before = files(tmp_path)
+    command = [sys.executable, "-I", "prune-dual.py", "--dual", "twin.gguf", "--out", "out.gguf", "--variant", "0"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while files(tmp_path) == before and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.strip() == "prune-dual: interrupted, nothing was written"
+    assert files(tmp_path) == before
+
+
+def test_package_missing_is_one_sentence(tmp_path, root):
+    shutil.copy(root / "scripts/prune_dual.py", tmp_path)
+    code = "import sys; sys.modules['gguf'] = None; import runpy; runpy.run_path('prune_dual.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "prune-dual: the Python package gguf is missing: pip install gguf\n"
+
+
+# keys of the plain file
+
+
+def pruned(path, out, **request) -> Gguf:
+    twin = Twin.read(path)
+    prune(twin, select(twin, **request), out)
+    return Gguf.read(out)
+
+
+def file_type(number: int):
+    return [("general.file_type", "u32", number)]
+
+
+def test_type_keys_stay_while_the_type_does(tmp_path):
+    path = small_twin(tmp_path / "twin.gguf", IQ3_A770, Q4_K, extra=file_type(770))
+    some = pruned(path, tmp_path / "some.gguf", promote="0")
+    assert some.get("iq3_a770.codebook", "[i8]") == CODEBOOK
+    assert some.get("iq3_a770.version", "u32") == 1
+    assert some.get("general.file_type", "u32") == 770
+    assert [tensor.type for tensor in some.tensors] == [Q6_K, Q4_K, IQ3_A770, IQ3_A770, IQ3_A770]
+    none = pruned(path, tmp_path / "none.gguf", variant=1)
+    assert not [key for key in none.kv if key.startswith("iq3_a770.")]
+    assert none.get("general.file_type", "u32") == gguf.LlamaFileType.MOSTLY_Q4_K_M
+
+
+def test_file_type_is_kept_while_nothing_is_promoted(tmp_path):
+    path = small_twin(tmp_path / "twin.gguf", extra=file_type(11))
+    assert pruned(path, tmp_path / "out.gguf", variant=0).get("general.file_type", "u32") == 11
+
+
+def test_file_type_is_not_invented(tmp_path):
+    model = pruned(small_twin(tmp_path / "twin.gguf"), tmp_path / "out.gguf", variant=0)
+    assert "general.file_type" not in model.kv
+
+
+def test_other_keys_are_copied_verbatim_and_alignment_is_kept(tmp_path):
+    keys = [("general.alignment", "u32", 128), ("tokenizer.ggml.tokens", "[str]", ["a", "", "é"]), *file_type(12)]
+    tensors = [filled("n.weight", (3,), 0), filled(GATES[0], (256, 4), Q3_K), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
+    path = gguf_files.write(tmp_path / "twin.gguf", twin_keys(GATES[:1]) + keys, tensors, alignment=128)
+    model = pruned(path, tmp_path / "out.gguf", variant=1)
+    source = Gguf.read(path)
+    for name in ("general.architecture", "general.alignment", "tokenizer.ggml.tokens"):
+        assert model.kv[name].raw.read() == source.kv[name].raw.read()
+    assert all(tensor.data.offset % 128 == 0 for tensor in model.tensors)
+    assert [tensor.data.read() for tensor in model.tensors] == [tensors[0].data, tensors[2].data]
+
+
+def legacy_twin(path):
+    """As first published: type id 42, no type keys, and the file type that went with it."""
+    tensors = [filled(GATES[0], (256, 4), IQ3_A770_LEGACY), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
+    return gguf_files.write(path, twin_keys(GATES[:1]) + file_type(28), tensors), tensors
+
+
+def test_published_twin_with_type_42_is_read_and_written_as_770(tmp_path, caplog):
+    path, tensors = legacy_twin(tmp_path / "twin.gguf")
+    model = pruned(path, tmp_path / "out.gguf", variant=0)
+    assert "iq3_a770.version" in caplog.text
+    assert [(tensor.type, tensor.data.read()) for tensor in model.tensors] == [(770, tensors[0].data)]
+    assert model.get("general.file_type", "u32") == 770
+    assert model.get("iq3_a770.codebook", "[i8]") == CODEBOOK
+
+
+def test_type_42_in_a_plain_file_needs_telling(tmp_path):
+    path = gguf_files.write(tmp_path / "a.gguf", gguf_files.PLAIN, [Raw("a", (256,), IQ3_A770_LEGACY)])
+    with pytest.raises(GgufError, match="--legacy-type-42"):
+        Gguf.read(path)
+    assert Gguf.read(path, legacy_type_42=True).tensors[0].type == IQ3_A770
+
+
+@pytest.mark.parametrize("case", BAD_IQ3_A770)
+def test_another_iq3_a770_is_refused(tmp_path, case):
+    build, words = BAD_IQ3_A770[case]
+    path = build(tmp_path / "bad.gguf")
+    with pytest.raises(GgufError) as error:
+        Twin.read(path)
+    for word in (str(path), *words):
+        assert word in str(error.value)
+
+
+def test_type_keys_without_the_type_are_nobodys_business(tmp_path):
+    path = small_twin(tmp_path / "twin.gguf", extra=[("iq3_a770.version", "u32", 2)])
+    assert len(Twin.read(path).groups) == 4

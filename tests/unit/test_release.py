@@ -1,0 +1,285 @@
+"""The release folder and its model card."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import make_release
+from phase_twin.errors import UserError
+from phase_twin.sources import load_sources
+
+ROOT = Path(__file__).parents[2]
+TWIN = "Some-Model-twin.gguf"
+QUALITY = [
+    {
+        "file": f"results/some/{TWIN}", "label": "variant-0", "bytes": 16106127360, "bpw_experts": 3.1875,
+        "reference": "BF16", "chunks": 123, "n_ctx": 517, "kld_mean": 0.051234, "kld_mean_err": 0.000612,
+        "kld_p999": 1.7654, "kld_median": 0.020913, "top1": 89.123, "top1_err": 0.187, "ppl_ratio": 1.01734,
+        "ppl_ratio_err": 0.00219,
+    },
+    {
+        "file": f"results/some/{TWIN}", "label": "variant-1", "bytes": 20186346291, "bpw_experts": 4.5,
+        "reference": "BF16", "chunks": 123, "n_ctx": 517, "kld_mean": 0.024567, "kld_mean_err": 0.000345,
+        "kld_p999": 0.8765, "kld_median": 0.010876, "top1": 93.456, "top1_err": 0.143, "ppl_ratio": 1.00246,
+        "ppl_ratio_err": 0.00133,
+    },
+    {
+        "file": "results/some/Some-Model-16gib.gguf", "label": "16gib", "bytes": 16535624089, "bpw_experts": 3.2934,
+        "reference": "BF16", "chunks": 123, "n_ctx": 517, "kld_mean": 0.046789, "kld_mean_err": 0.000567,
+        "kld_p999": 1.5432, "kld_median": 0.019321, "top1": 90.234, "top1_err": 0.176, "ppl_ratio": 1.01467,
+        "ppl_ratio_err": 0.00208,
+    },
+]  # fmt: skip
+SPEED = [
+    {"file": f"results/some/{TWIN}", "label": "variant-0", "backend": "CPU", "device": "Some CPU | 2 cores",
+     "test": "pp512", "t_s": 41.277, "stddev": 0.933},
+    {"file": "results/some/Some-Model-16gib.gguf", "label": "16gib", "backend": "SYCL", "device": "Some card",
+     "test": "tg128", "t_s": 77.345, "stddev": 1.288},
+]  # fmt: skip
+SELECTION = {"budget_bytes": 16535986176, "variant0_bytes": 16106127360, "selected_bytes": 16535624089,
+             "promoted": ["blk.0.ffn_down_exps.weight", "blk.1.ffn_down_exps.weight"]}  # fmt: skip
+PROVENANCE = {"pipeline_version": "0.1.0", "imatrix_sha256": "ab" * 32}
+
+
+class Named(SimpleNamespace):
+    """As much of Snakemake's named lists as the script uses."""
+
+    def get(self, key, default=None):
+        return getattr(self, key, default)
+
+
+@pytest.fixture
+def rule(tmp_path):
+    """What Snakemake would hand to the script."""
+    made = tmp_path / "some"
+    made.mkdir()
+    (made / TWIN).write_bytes(b"GGUF twin")
+    (made / "mmproj.gguf").write_bytes(b"GGUF mmproj")
+    for name, data in {"quality": QUALITY, "speed": SPEED, "16gib": SELECTION, "provenance": PROVENANCE}.items():
+        (made / f"{name}.json").write_text(json.dumps(data))
+    for number in (1, 2):
+        (made / f"{number}.patch").write_text(f"--- a/{number}\n")
+    return SimpleNamespace(
+        input=Named(
+            twin=str(made / TWIN),
+            mmproj=str(made / "mmproj.gguf"),
+            quality=str(made / "quality.json"),
+            speed=str(made / "speed.json"),
+            provenance=str(made / "provenance.json"),
+            pruned=[str(made / "Some-Model-16gib.gguf")],
+            selections=[str(made / "16gib.json")],
+            patches=[str(made / "2.patch"), str(made / "1.patch")],
+            templates=[str(path) for path in (ROOT / "release").iterdir()],
+            prune_tool=str(ROOT / "scripts/prune_dual.py"),
+            license=str(ROOT / "LICENSE"),
+        ),
+        params=Named(
+            model={"title": "Some-Model", "license": "Apache-2.0", "repo": "someone/Some-Model"},
+            engine=load_sources(ROOT / "config/sources.yaml").engine.model_dump(),
+            variants=[
+                {"gate": "IQ3_A770", "up": "IQ3_A770", "down": "Q3_K", "rest": "Q6_K"},
+                {"gate": "Q4_K", "up": "Q4_K", "down": "Q5_K", "rest": "Q6_K"},
+            ],
+            targets=[{"name": "16gib", "vram_gib": 16.0, "reserve_gib": 0.6, "budget_mb": None}],
+            texts={"calibration": "calibration_datav3", "evaluation": "wikitext2_test"},
+        ),
+        output=[str(tmp_path / "release")],
+    )
+
+
+def card_of(rule) -> str:
+    make_release.main(rule)
+    return (Path(rule.output[0]) / "README.md").read_text()
+
+
+def set_value(path: str, edit) -> None:
+    data = json.loads(Path(path).read_text())
+    edit(data)
+    Path(path).write_text(json.dumps(data))
+
+
+def test_the_folder_is_complete(rule):
+    make_release.main(rule)
+    release = Path(rule.output[0])
+    files = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file()}
+    assert files == {
+        TWIN, "mmproj.gguf", "build/llama.cpp-turbo-phase-twin.patch", "build/build.sh", "build/BUILD.md", "run-nx2.sh",
+        "install-nx2.sh", "prune-dual.py", "LICENSE", "LICENSE-tools", "NOTICE", "README.md", "SHA256SUMS",
+    }  # fmt: skip
+    assert (release / TWIN).samefile(rule.input.twin)  # a hard link, not another 34 GiB
+    assert (release / "build/llama.cpp-turbo-phase-twin.patch").read_text() == "--- a/2\n--- a/1\n"
+    assert "Apache License" in (release / "LICENSE").read_text()
+    assert "MIT License" in (release / "LICENSE-tools").read_text()
+    assert not release.with_name("release.partial").exists()
+    for program in ("run-nx2.sh", "install-nx2.sh", "prune-dual.py", "build/build.sh"):
+        assert os.access(release / program, os.X_OK)
+    for text in files - {TWIN, "mmproj.gguf", "prune-dual.py"}:
+        content = (release / text).read_text()
+        assert "{{" not in content
+        assert "{%" not in content
+    notice = (release / "NOTICE").read_text()
+    for origin in ("someone", "Qwen", "llama.cpp", "k-quants", "NormalFloat", "calibration_datav3", "WikiText-2"):
+        assert origin in notice
+
+
+def test_checksums_verify(rule):
+    make_release.main(rule)
+    command = ["sha256sum", "-c", "--strict", "SHA256SUMS"]
+    done = subprocess.run(command, cwd=rule.output[0], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 12
+    (Path(rule.output[0]) / "NOTICE").write_text("changed")
+    assert subprocess.run(command, cwd=rule.output[0], capture_output=True).returncode == 1
+
+
+def test_a_second_run_gives_the_same_bytes(rule, tmp_path):
+    make_release.main(rule)
+    first = (Path(rule.output[0]) / "SHA256SUMS").read_text()
+    make_release.main(rule)  # over the first
+    assert (Path(rule.output[0]) / "SHA256SUMS").read_text() == first
+
+
+def test_a_release_on_another_file_system_is_copied(rule, monkeypatch):
+    def link(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(make_release.os, "link", link)
+    make_release.main(rule)
+    placed = Path(rule.output[0]) / TWIN
+    assert placed.read_bytes() == b"GGUF twin"
+    assert not placed.samefile(rule.input.twin)
+
+
+NUMBERS = [
+    *(("quality", row, key) for row in range(3) for key, value in QUALITY[0].items() if not isinstance(value, str)),
+    *(("speed", row, key) for row in range(2) for key in ("t_s", "stddev")),
+    *(("selections", None, key) for key in ("budget_bytes", "selected_bytes")),
+]
+
+
+def test_every_number_of_the_results_is_in_the_card(rule):
+    before = card_of(rule)
+    for source, row, key in NUMBERS:
+        path = rule.input.selections[0] if source == "selections" else getattr(rule.input, source)
+        original = Path(path).read_bytes()
+
+        def grow(data, row=row, key=key):
+            part = data if row is None else data[row]
+            part[key] = type(part[key])(part[key] * 2)
+
+        set_value(path, grow)
+        after = card_of(rule)
+        assert after != before, f"{source} {row} {key} is not in the card"
+        Path(path).write_bytes(original)
+    assert card_of(rule) == before
+
+
+def test_the_tables_of_the_card_hold_no_number_typed_by_hand():
+    """Without its expressions, a table row of the template has no digit; headings are exempt."""
+    template = (ROOT / "release/model_card.md.j2").read_text()
+    lines = re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", template).splitlines()
+    headings = {number - 1 for number, line in enumerate(lines) if line.startswith("|--")}
+    names = re.compile(r"SHA256SUMS|SHA-256|sha256sum|run-nx2\.sh|install-nx2\.sh")
+    for number, line in enumerate(lines):
+        if line.startswith("|") and number not in headings:
+            assert not re.search(r"\d", names.sub("", line)), line
+
+
+def test_numbers_outside_the_results_are_known(rule):
+    """What remains when the results are taken away is commands, names and hashes."""
+    card = card_of(rule)
+    quality = card[card.index("## Quality") : card.index("## Files cut")]
+    shown = set(re.findall(r"\d+\.\d+", quality))
+    expected = set()
+    for row in QUALITY:
+        expected |= {f"{row['bytes'] / 2**30:.2f}", f"{row['bpw_experts']:.3f}", f"{row['kld_p999']:.3f}"}
+        expected |= {f"{row[key]:.5f}" for key in ("kld_mean", "kld_mean_err", "kld_median")}
+        expected |= {f"{row[key]:.2f}" for key in ("top1", "top1_err")}
+        expected |= {f"{row[key]:.4f}" for key in ("ppl_ratio", "ppl_ratio_err")}
+    assert shown == expected | {"99.9"}
+
+
+def test_the_card_reads_well(rule):
+    card = card_of(rule)
+    front = card.split("---\n")[1]
+    assert "base_model:\n- someone/Some-Model\nbase_model_relation: quantized\nlicense: apache-2.0\n" in front
+    assert "pipeline_tag: image-text-to-text" in front
+    assert "\n\n\n" not in card
+    assert "| small phase (variant 0) | 15.00 GiB | 3.188 | 0.05123 ± 0.00061 |" in card
+    assert "Some CPU \\| 2 cores (CPU)" in card
+    assert "| Some-Model-16gib.gguf | `--vram-gib 16 --reserve-gib 0.6` | 15.40 GiB | 15.40 GiB | 2 |" in card
+    widths = [line.count("|") - line.count("\\|") for line in card.splitlines()]
+    for number, line in enumerate(card.splitlines()):
+        if line.startswith("|--"):  # a table is as wide as its heading
+            row = number - 1
+            while card.splitlines()[row : row + 1] and card.splitlines()[row].startswith("|"):
+                assert widths[row] == widths[number], card.splitlines()[row]
+                row += 1
+
+
+def test_a_model_without_a_repository_or_vision(rule):
+    rule.params.model["repo"] = None
+    rule.params.model["license"] = "MIT"
+    rule.params.targets = rule.input.pruned = rule.input.selections = []
+    del rule.input.mmproj
+    card = card_of(rule)
+    assert "base_model" not in card
+    assert "pipeline_tag: text-generation" in card
+    assert "cut to a card" not in card
+    release = Path(rule.output[0])
+    assert (release / "LICENSE").read_bytes() == (release / "LICENSE-tools").read_bytes()
+
+
+def test_results_measured_in_two_settings_are_two_tables(rule):
+    set_value(rule.input.quality, lambda rows: rows[2].update(chunks=20))
+    card = card_of(rule)
+    assert "Against BF16, 123 chunks" in card
+    assert "Against BF16, 20 chunks" in card
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rule: Path(rule.input.twin).unlink(), r"Some-Model-twin\.gguf: No such file"),
+        (lambda rule: Path(rule.input.quality).unlink(), r"cannot read .*quality\.json: No such file"),
+        (lambda rule: Path(rule.input.patches[0]).unlink(), r"cannot read .*2\.patch: No such file"),
+        (lambda rule: Path(rule.input.speed).write_text("[{"), r"speed\.json: invalid json"),
+        (
+            lambda rule: set_value(rule.input.quality, lambda rows: rows[1].pop("top1")),
+            r"quality\.json: 1\.top1: field",
+        ),
+        (lambda rule: rule.input.templates.remove(str(ROOT / "release/BUILD.md")), r"template BUILD\.md is missing"),
+        (
+            lambda rule: rule.params.model.update(license="GPL-9"),
+            r"license is 'GPL-9'; a release can carry: Apache-2\.0",
+        ),
+        (lambda rule: rule.params.engine.update(tag="b1'; rm"), r"cannot go into the release's shell scripts"),
+    ],
+)
+def test_faults_are_one_line_and_leave_the_old_release(rule, spoil, message):
+    make_release.main(rule)
+    before = (Path(rule.output[0]) / "SHA256SUMS").read_text()
+    rule = copy.deepcopy(rule)
+    spoil(rule)
+    with pytest.raises(UserError, match=message) as error:
+        make_release.main(rule)
+    assert "\n" not in str(error.value)
+    assert (Path(rule.output[0]) / "SHA256SUMS").read_text() == before
+
+
+def test_prune_tool_of_the_release_starts_alone(rule, tmp_path):
+    make_release.main(rule)
+    alone = tmp_path / "empty"
+    alone.mkdir()
+    shutil.copy(Path(rule.output[0]) / "prune-dual.py", alone)
+    done = subprocess.run([sys.executable, "prune-dual.py", "--help"], cwd=alone, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "--vram-gib" in done.stdout
