@@ -9,7 +9,7 @@ PROGRAMS = (
     "llama-completion",
     "llama-variant-info",
 )
-TESTS = ("test-quantize-fns", "test-backend-ops")
+TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant")
 
 # OpenMP threads that spin on a shared core can slow a step 20 x; this keeps batch and decode speed
 ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}
