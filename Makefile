@@ -64,8 +64,8 @@ test: lint
 	$(BIN)/pytest
 
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate envs/pipeline.in -o envs/pipeline.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate envs/dev.in -o envs/dev.lock
+	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/pipeline.in -o envs/pipeline.lock
+	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/dev.in -o envs/dev.lock
 	$(BIN)/python scripts/write_generated.py
 
 clean:

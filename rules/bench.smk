@@ -4,7 +4,10 @@
 
 def bench_cases():
     """What is measured: label -> file, and the phase where the file is the twin."""
-    cases = {f"variant-{number}": (rules.pack_twin.output.twin, number) for number in range(len(CFG.variants))}
+    cases = {
+        f"variant-{number}": (rules.pack_twin.output.twin, number)
+        for number in range(len(CFG.variants))
+    }
     return cases | {name: (PRUNED[name]["gguf"], None) for name in TARGETS}
 
 
@@ -29,6 +32,8 @@ rule write_reference_logits:
         tool=logs("reference-logits-tool.log"),
     benchmark:
         benchmarks("reference-logits")
+    conda:
+        "../envs/pipeline.yaml"
     threads: THREADS
     resources:
         mem_mb=size_mb(1.1, 2000),
@@ -37,8 +42,6 @@ rule write_reference_logits:
     params:
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Write the logits of the reference model"
     script:
@@ -58,6 +61,8 @@ rule measure_quality:
         tool=logs("quality-{label}-tool.log"),
     benchmark:
         benchmarks("quality-{label}")
+    conda:
+        "../envs/pipeline.yaml"
     threads: THREADS
     resources:
         mem_mb=size_mb(0.4, 2000),
@@ -69,8 +74,6 @@ rule measure_quality:
         reference=CFG.bench.quality.reference,
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Measure the quality of {wildcards.label}"
     script:
@@ -91,14 +94,14 @@ rule gather_quality:
         main=logs("gather-quality.log"),
     benchmark:
         benchmarks("gather-quality")
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=1000,
         disk_mb=10,
         runtime=10,
     params:
         title=CFG.model.title,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Gather the quality table"
     script:
@@ -121,6 +124,8 @@ rule measure_speed:
         tool=logs("speed-tool.log"),
     benchmark:
         benchmarks("speed")
+    conda:
+        "../envs/pipeline.yaml"
     # all cores: nothing may run beside it
     threads: workflow.cores or THREADS
     resources:
@@ -128,12 +133,13 @@ rule measure_speed:
         disk_mb=10,
         runtime=minutes(2),
     params:
-        cases=[{"label": label, "file": file, "variant": variant} for label, (file, variant) in CASES.items()],
+        cases=[
+            {"label": label, "file": file, "variant": variant}
+            for label, (file, variant) in CASES.items()
+        ],
         n_prompt=CFG.bench.speed.n_prompt,
         n_gen=CFG.bench.speed.n_gen,
         repetitions=CFG.bench.speed.repetitions,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Measure speed, all files side by side"
     script:

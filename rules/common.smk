@@ -52,7 +52,9 @@ def text_path(reference):
     if reference.startswith(LOCAL):
         return existing(reference.removeprefix(LOCAL), reference)
     if reference not in SOURCES.texts:
-        raise WorkflowError(f"{reference!r} is not among texts in {SOURCES_FILE}; known: {', '.join(SOURCES.texts)}")
+        raise WorkflowError(
+            f"{reference!r} is not among texts in {SOURCES_FILE}; known: {', '.join(SOURCES.texts)}"
+        )
     return resources(f"texts/{reference}.txt")
 
 
@@ -62,13 +64,17 @@ def checkpoint_path(reference):
         return existing(reference.removeprefix(LOCAL), reference)
     if reference not in SOURCES.checkpoints:
         known = ", ".join(SOURCES.checkpoints)
-        raise WorkflowError(f"{reference!r} is not among checkpoints in {SOURCES_FILE}; known: {known}")
+        raise WorkflowError(
+            f"{reference!r} is not among checkpoints in {SOURCES_FILE}; known: {known}"
+        )
     return resources(f"checkpoints/{reference}")
 
 
 def existing(path, reference):
     if not Path(path).exists():
-        raise WorkflowError(f"{reference}: no such file or folder; give a path as seen from {Path.cwd()}")
+        raise WorkflowError(
+            f"{reference}: no such file or folder; give a path as seen from {Path.cwd()}"
+        )
     return path
 
 
@@ -88,7 +94,13 @@ def minutes(per_gib, base=10):
 
 def print_made():
     """Say what a finished run left, where, and how large it is."""
-    made = [path for path in Path(results("")).glob("*") if path.is_file()] + [Path(results("release"))]
+    made = [path for path in Path(results("")).glob("*") if path.is_file()] + [
+        Path(results("release"))
+    ]
     for path in sorted(path for path in made if path.exists()):
-        size = f"{path.stat().st_size / 2**20:12,.1f} MiB" if path.is_file() else " " * 10 + "folder"
+        size = (
+            f"{path.stat().st_size / 2**20:12,.1f} MiB"
+            if path.is_file()
+            else " " * 10 + "folder"
+        )
         logger.info(f"{size}  {path}")

@@ -14,6 +14,8 @@ rule convert_checkpoint:
         tool=logs("convert-tool.log"),
     benchmark:
         benchmarks("convert")
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=size_mb(0.2, 3000),
         disk_mb=size_mb(1.1),
@@ -22,8 +24,6 @@ rule convert_checkpoint:
         tree=ENGINE_TREE,
         title=CFG.model.title,
         tokenizer_pre=CFG.model.tokenizer_pre,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Convert the checkpoint to BF16 and its vision tower to F16"
     script:

@@ -22,6 +22,8 @@ rule fetch_engine:
         tool="logs/engine/fetch-tool.log",
     benchmark:
         "benchmarks/engine/fetch.tsv"
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=1000,
         disk_mb=1000,
@@ -30,8 +32,6 @@ rule fetch_engine:
         method=CFG.engine.source,
         base=resources("engine/base"),
         tree=ENGINE_TREE,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Bring llama.cpp at the pinned base and apply the patch series"
     script:
@@ -49,6 +49,8 @@ rule build_engine:
         tool="logs/engine/build-tool.log",
     benchmark:
         "benchmarks/engine/build.tsv"
+    conda:
+        "../envs/pipeline.yaml"
     threads: THREADS
     resources:
         mem_mb=8000,
@@ -58,8 +60,6 @@ rule build_engine:
         backend=CFG.engine.backend,
         tree=ENGINE_TREE,
         build=resources(f"engine/build-{CFG.engine.backend}"),
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Build the engine: the long step, about 15 CPU minutes without ccache"
     script:
@@ -76,12 +76,12 @@ rule test_engine:
         tool="logs/engine/test-tool.log",
     benchmark:
         "benchmarks/engine/test.tsv"
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=4000,
         disk_mb=10,
         runtime=30,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Run llama.cpp's tests of the new type and of the variant loader"
     script:

@@ -14,6 +14,8 @@ rule compute_imatrix:
         tool=logs("imatrix-tool.log"),
     benchmark:
         benchmarks("imatrix")
+    conda:
+        "../envs/pipeline.yaml"
     threads: THREADS
     resources:
         mem_mb=size_mb(1.1, 2000),
@@ -22,8 +24,6 @@ rule compute_imatrix:
     params:
         n_ctx=CFG.imatrix.n_ctx,
         chunks=CFG.imatrix.chunks,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Collect the importance matrix over the calibration text"
     script:

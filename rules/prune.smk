@@ -25,14 +25,14 @@ rule prune:
         benchmarks("prune-{target}")
     wildcard_constraints:
         target="|".join(TARGETS) or "none",
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=1000,
         disk_mb=size_mb(0.3),
         runtime=minutes(0.5),
     params:
         budget=budget_flags,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Prune the twin to {wildcards.target}"
     shell:
@@ -41,7 +41,8 @@ rule prune:
 
 
 PRUNED = {
-    name: {key: path.format(target=name) for key, path in rules.prune.output.items()} for name in TARGETS
+    name: {key: path.format(target=name) for key, path in rules.prune.output.items()}
+    for name in TARGETS
 }
 
 for target_name in TARGETS:

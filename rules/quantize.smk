@@ -23,6 +23,8 @@ rule quantize_variant:
         tool=logs("quantize-{variant}-tool.log"),
     benchmark:
         benchmarks("quantize-{variant}")
+    conda:
+        "../envs/pipeline.yaml"
     threads: THREADS
     resources:
         mem_mb=size_mb(0.1, 2000),
@@ -31,12 +33,13 @@ rule quantize_variant:
     params:
         experts=lambda wildcards: recipe(wildcards)["experts"],
         rest=lambda wildcards: recipe(wildcards)["rest"],
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Quantize variant {wildcards.variant}"
     script:
         "../scripts/quantize_variant.py"
 
 
-VARIANTS = [rules.quantize_variant.output.gguf.format(variant=number) for number in range(len(CFG.variants))]
+VARIANTS = [
+    rules.quantize_variant.output.gguf.format(variant=number)
+    for number in range(len(CFG.variants))
+]

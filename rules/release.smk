@@ -2,6 +2,17 @@
 # Makes: results/MODEL/release, ready to upload.
 
 
+def hub_repository():
+    """Repository of the original weights; None for a checkpoint of the user's own."""
+    entry = SOURCES.checkpoints.get(CFG.model.checkpoint)
+    return entry.repo if entry else None
+
+
+def text_name(reference):
+    """What the model card calls a corpus."""
+    return Path(reference.removeprefix(LOCAL)).name
+
+
 rule make_release:
     input:
         twin=rules.pack_twin.output.twin,
@@ -10,11 +21,36 @@ rule make_release:
         speed=rules.measure_speed.output.speed,
         provenance=rules.write_provenance.output.facts,
         pruned=[PRUNED[name]["gguf"] for name in TARGETS],
+        selections=[PRUNED[name]["selection"] for name in TARGETS],
         patches=PATCHES,
+        templates=sorted(map(str, Path("release").iterdir())),
+        prune_tool="scripts/prune_dual.py",
+        license="LICENSE",
     output:
         folder=directory(results("release")),
     log:
         main=logs("release.log"),
+    benchmark:
+        benchmarks("release")
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        mem_mb=1000,
+        disk_mb=size_mb(0.55),
+        runtime=minutes(0.5),
+    params:
+        model={
+            "title": CFG.model.title,
+            "license": CFG.model.license,
+            "repo": hub_repository(),
+        },
+        engine=SOURCES.engine.model_dump(),
+        variants=[recipe.model_dump() for recipe in CFG.variants],
+        targets=[target.model_dump() for target in CFG.prune_targets],
+        texts={
+            "calibration": text_name(CFG.imatrix.corpus),
+            "evaluation": text_name(CFG.bench.quality.corpus),
+        },
     message:
         "Put the release folder together"
     script:

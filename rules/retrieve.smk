@@ -10,6 +10,8 @@ rule retrieve_checkpoint:
         main="logs/retrieve/checkpoint-{name}.log",
     benchmark:
         "benchmarks/retrieve/checkpoint-{name}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=2000,
         disk_mb=size_mb(1.05),
@@ -17,8 +19,6 @@ rule retrieve_checkpoint:
     params:
         sources=SOURCES_FILE,
         lock=SOURCES_LOCK,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Download the checkpoint {wildcards.name}"
     script:
@@ -32,6 +32,8 @@ rule retrieve_text:
         main="logs/retrieve/text-{name}.log",
     benchmark:
         "benchmarks/retrieve/text-{name}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=500,
         disk_mb=50,
@@ -39,8 +41,6 @@ rule retrieve_text:
     params:
         sources=SOURCES_FILE,
         lock=SOURCES_LOCK,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Download the text {wildcards.name}"
     script:

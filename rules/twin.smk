@@ -12,6 +12,8 @@ rule rank_groups:
         main=logs("rank.log"),
     benchmark:
         benchmarks("rank")
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=2000,
         disk_mb=10,
@@ -19,8 +21,6 @@ rule rank_groups:
     params:
         method=CFG.rank.method,
         tie_gate_up=CFG.rank.tie_gate_up,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Rank the groups: best quality per byte first"
     script:
@@ -39,6 +39,8 @@ rule write_provenance:
         main=logs("provenance.log"),
     benchmark:
         benchmarks("provenance")
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=500,
         disk_mb=10,
@@ -46,8 +48,6 @@ rule write_provenance:
     params:
         config_hash=twin_hash(CFG),
         version=VERSION,
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Record versions and hashes of all that decides the twin's bytes"
     script:
@@ -65,12 +65,12 @@ rule pack_twin:
         main=logs("pack.log"),
     benchmark:
         benchmarks("pack")
+    conda:
+        "../envs/pipeline.yaml"
     resources:
         mem_mb=1000,
         disk_mb=size_mb(0.55),
         runtime=minutes(1),
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Pack both variants into the twin"
     script:
@@ -90,13 +90,13 @@ rule verify_twin:
         tool=logs("verify-tool.log"),
     benchmark:
         benchmarks("verify")
+    conda:
+        "../envs/pipeline.yaml"
     threads: THREADS
     resources:
         mem_mb=size_mb(0.4, 2000),
         disk_mb=10,
         runtime=minutes(1),
-    conda:
-        "../envs/pipeline.yaml"
     message:
         "Compare the twin with its sources byte by byte and load it in every way"
     script:
