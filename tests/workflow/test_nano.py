@@ -1,0 +1,171 @@
+"""The nano run, end to end: what it makes, how good that is, and what a change redoes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import NANO_CONFIG
+from phase_twin.engine import BATCH, override
+from prune_dual import VARIANT_PREFIX, Gguf, Twin
+from update_readme import table
+
+pytestmark = pytest.mark.nano
+
+TEXT = "models/nex-n2-nano/evaluation.txt"
+
+
+@pytest.fixture(scope="module")
+def quality(nano: Path) -> dict[str, dict]:
+    rows = json.loads((nano / "bench/quality.json").read_text())
+    return {row["label"]: row for row in rows}
+
+
+def test_everything_is_there(nano):
+    for name in (
+        "Nex-N2-nano-twin.gguf",
+        "Nex-N2-nano-9mib.gguf",
+        "Nex-N2-nano-10mib.gguf",
+        "Nex-N2-nano-mmproj-F16.gguf",
+        "imatrix.gguf",
+        "bench/quality.json",
+        "bench/quality.svg",
+        "bench/speed.json",
+        "rank/promote_order.json",
+        "verify.json",
+        "release/SHA256SUMS",
+        "release/build/llama.cpp-turbo-phase-twin.patch",
+    ):
+        assert (nano / name).stat().st_size > 0, name
+
+
+def test_layer_counts_are_those_of_the_tensors(nano):
+    kv = Twin.read(nano / "Nex-N2-nano-twin.gguf").gguf.kv
+    assert kv["qwen35moe.block_count"].value == 8
+    assert kv["qwen35moe.nextn_predict_layers"].value == 0
+
+
+def test_quality_of_both_phases(quality):
+    low, high = quality["variant-0"], quality["variant-1"]
+    assert low["chunks"] == high["chunks"] == 100
+    assert low["bpw_experts"] == 3.1875
+    assert high["bpw_experts"] == 4.5
+    assert low["kld_mean"] <= 0.051
+    assert abs(high["kld_mean"] - 0.0155) <= 0.0006
+    assert high["top1"] >= 93.5
+
+
+def test_more_bytes_are_better(quality):
+    ordered = sorted(quality.values(), key=lambda row: row["bytes"])
+    assert [row["label"] for row in ordered] == ["variant-0", "9mib", "10mib", "variant-1"]
+    klds = [row["kld_mean"] for row in ordered]
+    assert klds == sorted(klds, reverse=True)
+
+
+def test_pruned_files_are_plain_and_within_budget(nano):
+    for mib in (9, 10):
+        model = Gguf.read(nano / f"Nex-N2-nano-{mib}mib.gguf")
+        assert sum(tensor.nbytes for tensor in model.tensors) <= mib * 2**20
+        assert not [key for key in model.kv if key.startswith(VARIANT_PREFIX)]
+        selection = json.loads((nano / f"prune/{mib}mib.json").read_text())
+        kinds = {tensor.name: tensor.type_name for tensor in model.tensors}
+        assert {name for name, kind in kinds.items() if kind == "Q4_K"} == set(selection["promoted"])
+
+
+def test_a_budget_at_load_computes_what_the_pruned_file_does(nano, root, engine_bin):
+    def perplexity(model: Path, *flags: str) -> str:
+        command = [engine_bin("llama-perplexity"), "-m", model, "-f", root / TEXT, "-c", "512", "--chunks", "2"]
+        done = subprocess.run([*command, *BATCH, *flags], capture_output=True, text=True, check=True)
+        return re.search(r"\[2\][\d.]+", done.stdout + done.stderr)[0]
+
+    twin = nano / "Nex-N2-nano-twin.gguf"
+    fitted = perplexity(twin, *override("budget_mb", 9))
+    assert fitted == perplexity(nano / "Nex-N2-nano-9mib.gguf")
+    assert fitted != perplexity(twin)
+
+
+def test_speed_has_every_file_and_test(nano):
+    rows = json.loads((nano / "bench/speed.json").read_text())
+    found = {(row["label"], row["test"]) for row in rows}
+    assert found == {
+        (label, test) for label in ("variant-0", "variant-1", "9mib", "10mib") for test in ("pp512", "tg128")
+    }
+    assert all(row["t_s"] > 0 and row["stddev"] >= 0 and row["backend"] and row["device"] for row in rows)
+
+
+def test_release_verifies(nano):
+    done = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=nano / "release", capture_output=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_released_patch_applies_to_the_base(nano, root, tmp_path):
+    tree = tmp_path / "base"
+    shutil.copytree(root / "resources/engine/base", tree, symlinks=True)
+    patch = nano / "release/build/llama.cpp-turbo-phase-twin.patch"
+    done = subprocess.run(["git", "apply", "--check", patch], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_shows_what_was_measured(root, quality):
+    """Same rows and sizes; KLD within its errors, for another CPU rounds differently."""
+    readme = (root / "README.md").read_text()
+    for row in quality.values():
+        cells = table([row]).splitlines()[-1].split("|")
+        line = next(line for line in readme.splitlines() if line.startswith(f"| {row['label']} |"))
+        shown = line.split("|")
+        assert shown[1:4] == cells[1:4]
+        kld = float(shown[4].split("±")[0])
+        assert abs(kld - row["kld_mean"]) <= 2 * row["kld_mean_err"]
+
+
+def planned(output: str) -> set[str]:
+    return set(re.findall(r"^([a-z_0-9]+) +\d+$", output, re.MULTILINE)) - {"all", "total"}
+
+
+def test_second_run_does_nothing(nano, snakemake):
+    done = snakemake("-n", "--configfile", NANO_CONFIG)
+    assert done.returncode == 0, done.stdout
+    assert "Nothing to be done" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def workspace(nano: Path, root: Path, tmp_path_factory) -> Path:
+    """A copy of the finished project, linked where it is large, to plan changes in."""
+    copy = tmp_path_factory.mktemp("copy") / "project"
+    shutil.copytree(root, copy, symlinks=True, copy_function=os.link, ignore=shutil.ignore_patterns(".venv", ".git"))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("changed", "redone", "kept"),
+    [
+        (
+            "models/nex-n2-nano/calibration.txt",
+            {"compute_imatrix", "quantize_variant", "rank_groups", "write_provenance", "pack_twin", "measure_quality"},
+            {"fetch_engine", "build_engine", "convert_checkpoint", "test_engine"},
+        ),
+        (
+            TEXT,
+            {"write_reference_logits", "measure_quality", "gather_quality", "make_release"},
+            {"compute_imatrix", "quantize_variant", "pack_twin", "verify_twin", "prune", "measure_speed"},
+        ),
+        ("release/BUILD.md", {"make_release"}, {"pack_twin", "measure_quality", "gather_quality"}),
+    ],
+)
+def test_a_change_redoes_only_what_depends_on_it(workspace, root, snakemake, changed, redone, kept):
+    path = workspace / changed
+    text = path.read_text()
+    path.unlink()
+    path.write_text(text + "\nOne more line.\n")
+    try:
+        done = snakemake("-n", "--configfile", NANO_CONFIG, cwd=workspace)
+        assert done.returncode == 0, done.stdout
+        assert redone <= planned(done.stdout)
+        assert not kept & planned(done.stdout)
+    finally:
+        path.unlink()
+        os.link(root / changed, path)
