@@ -4,8 +4,10 @@
 
 def bench_cases():
     """What is measured: label -> file, and the phase where the file is the twin."""
+    # plain strings: they travel in params
+    twin = str(rules.pack_twin.output.twin)
     cases = {
-        f"variant-{number}": (rules.pack_twin.output.twin, number)
+        f"variant-{number}": (twin, number)
         for number in range(len(CFG.variants))
     }
     return cases | {name: (PRUNED[name]["gguf"], None) for name in TARGETS}
@@ -113,6 +115,9 @@ rule measure_speed:
         program=engine("llama-bench"),
         models=sorted({file for file, _ in CASES.values()}),
         verified=rules.verify_twin.output.report,
+        # only an order: with all else done before, nothing runs beside it
+        quality=ancient(rules.gather_quality.output.table),
+        tests=ancient(rules.test_engine.output.report),
     output:
         speed=report(
             results("bench/speed.json"),
@@ -126,8 +131,7 @@ rule measure_speed:
         benchmarks("speed")
     conda:
         "../envs/pipeline.yaml"
-    # all cores: nothing may run beside it
-    threads: workflow.cores or THREADS
+    threads: THREADS
     resources:
         mem_mb=size_mb(0.4, 2000),
         disk_mb=10,

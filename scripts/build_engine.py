@@ -72,7 +72,7 @@ def main(snakemake: Any) -> None:
     run_tool(["cmake", "-S", tree, "-B", build, "-G", "Ninja", *flags], snakemake.log.tool, env=env)
     bar = r"\[(?P<done>\d+)/(?P<total>\d+)\]"
     command = ["cmake", "--build", build, "-j", str(snakemake.threads), "--target", *PROGRAMS, *TESTS]
-    run_tool(command, snakemake.log.tool, env=env, progress=bar, append=True)
+    run_tool(command, snakemake.log.tool, env=env, progress=bar, label="build", append=True)
     for target in snakemake.output.programs:
         target = Path(target)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,7 @@ def run_tool(
     *,
     progress: str | None = None,
     total: int | None = None,
+    label: str | None = None,
     env: dict[str, str] | None = None,
     append: bool = False,
 ) -> str:
@@ -67,6 +68,8 @@ def run_tool(
     ----------
     progress
         pattern whose group `done` (and `total`, if not given here) is shown as a bar while the program runs.
+    label
+        what the bar calls the step; the program's name by default.
     env
         variables to set beside the inherited ones.
     append
@@ -82,7 +85,7 @@ def run_tool(
     log.info("run: %s", shlex.join(argv))
     Path(tool_log).parent.mkdir(parents=True, exist_ok=True)
     output = bytearray()
-    with open(tool_log, "ab" if append else "wb") as sink, _Bar(name, progress, total) as bar:
+    with open(tool_log, "ab" if append else "wb") as sink, _Bar(label or name, progress, total) as bar:
         try:
             process = subprocess.Popen(
                 argv,
