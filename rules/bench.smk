@@ -6,10 +6,7 @@ def bench_cases():
     """What is measured: label -> file, and the phase where the file is the twin."""
     # plain strings: they travel in params
     twin = str(rules.pack_twin.output.twin)
-    cases = {
-        f"variant-{number}": (twin, number)
-        for number in range(len(CFG.variants))
-    }
+    cases = {f"variant-{number}": (twin, number) for number in range(len(CFG.variants))}
     return cases | {name: (PRUNED[name]["gguf"], None) for name in TARGETS}
 
 

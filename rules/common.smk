@@ -93,14 +93,10 @@ def minutes(per_gib, base=10):
 
 
 def print_made():
-    """Say what a finished run left, where, and how large it is."""
-    made = [path for path in Path(results("")).glob("*") if path.is_file()] + [
-        Path(results("release"))
-    ]
-    for path in sorted(path for path in made if path.exists()):
-        size = (
-            f"{path.stat().st_size / 2**20:12,.1f} MiB"
-            if path.is_file()
-            else " " * 10 + "folder"
-        )
-        logger.info(f"{size}  {path}")
+    """Say what a finished run left, and where."""
+    made = [path for path in Path(results("")).glob("*") if path.suffix == ".gguf"]
+    for path in sorted(made):
+        logger.info(f"{path.stat().st_size / 2**20:12,.1f} MiB  {path}")
+    for part in ("bench", "release"):
+        if Path(results(part)).exists():
+            logger.info(f"{'folder':>16}  {results(part)}")

@@ -27,7 +27,8 @@ rule make_release:
         prune_tool="scripts/prune_dual.py",
         license="LICENSE",
     output:
-        folder=directory(results("release")),
+        # the last file written stands for the folder
+        sums=results("release/SHA256SUMS"),
     log:
         main=logs("release.log"),
     benchmark:

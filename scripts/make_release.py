@@ -157,7 +157,7 @@ def main(snakemake: Any) -> None:
         provenance=read_results(given.provenance, dict[str, str | int]),
         patch_sha256=hashlib.sha256(patch).hexdigest(),
     )
-    final = Path(snakemake.output[0])
+    final = Path(snakemake.output.sums).parent
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_release(

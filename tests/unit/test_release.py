@@ -91,13 +91,17 @@ def rule(tmp_path):
             targets=[{"name": "16gib", "vram_gib": 16.0, "reserve_gib": 0.6, "budget_mb": None}],
             texts={"calibration": "calibration_datav3", "evaluation": "wikitext2_test"},
         ),
-        output=[str(tmp_path / "release")],
+        output=SimpleNamespace(sums=str(tmp_path / "release/SHA256SUMS")),
     )
+
+
+def folder_of(rule) -> Path:
+    return Path(rule.output.sums).parent
 
 
 def card_of(rule) -> str:
     make_release.main(rule)
-    return (Path(rule.output[0]) / "README.md").read_text()
+    return (folder_of(rule) / "README.md").read_text()
 
 
 def set_value(path: str, edit) -> None:
@@ -108,7 +112,7 @@ def set_value(path: str, edit) -> None:
 
 def test_the_folder_is_complete(rule):
     make_release.main(rule)
-    release = Path(rule.output[0])
+    release = folder_of(rule)
     files = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file()}
     assert files == {
         TWIN, "mmproj.gguf", "build/llama.cpp-turbo-phase-twin.patch", "build/build.sh", "build/BUILD.md", "run-nx2.sh",
@@ -133,18 +137,18 @@ def test_the_folder_is_complete(rule):
 def test_checksums_verify(rule):
     make_release.main(rule)
     command = ["sha256sum", "-c", "--strict", "SHA256SUMS"]
-    done = subprocess.run(command, cwd=rule.output[0], capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder_of(rule), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 12
-    (Path(rule.output[0]) / "NOTICE").write_text("changed")
-    assert subprocess.run(command, cwd=rule.output[0], capture_output=True).returncode == 1
+    (folder_of(rule) / "NOTICE").write_text("changed")
+    assert subprocess.run(command, cwd=folder_of(rule), capture_output=True).returncode == 1
 
 
 def test_a_second_run_gives_the_same_bytes(rule, tmp_path):
     make_release.main(rule)
-    first = (Path(rule.output[0]) / "SHA256SUMS").read_text()
+    first = (folder_of(rule) / "SHA256SUMS").read_text()
     make_release.main(rule)  # over the first
-    assert (Path(rule.output[0]) / "SHA256SUMS").read_text() == first
+    assert (folder_of(rule) / "SHA256SUMS").read_text() == first
 
 
 def test_a_release_on_another_file_system_is_copied(rule, monkeypatch):
@@ -153,7 +157,7 @@ def test_a_release_on_another_file_system_is_copied(rule, monkeypatch):
 
     monkeypatch.setattr(make_release.os, "link", link)
     make_release.main(rule)
-    placed = Path(rule.output[0]) / TWIN
+    placed = folder_of(rule) / TWIN
     assert placed.read_bytes() == b"GGUF twin"
     assert not placed.samefile(rule.input.twin)
 
@@ -234,7 +238,7 @@ def test_a_model_without_a_repository_or_vision(rule):
     assert "base_model" not in card
     assert "pipeline_tag: text-generation" in card
     assert "cut to a card" not in card
-    release = Path(rule.output[0])
+    release = folder_of(rule)
     assert (release / "LICENSE").read_bytes() == (release / "LICENSE-tools").read_bytes()
 
 
@@ -266,20 +270,20 @@ def test_results_measured_in_two_settings_are_two_tables(rule):
 )
 def test_faults_are_one_line_and_leave_the_old_release(rule, spoil, message):
     make_release.main(rule)
-    before = (Path(rule.output[0]) / "SHA256SUMS").read_text()
+    before = (folder_of(rule) / "SHA256SUMS").read_text()
     rule = copy.deepcopy(rule)
     spoil(rule)
     with pytest.raises(UserError, match=message) as error:
         make_release.main(rule)
     assert "\n" not in str(error.value)
-    assert (Path(rule.output[0]) / "SHA256SUMS").read_text() == before
+    assert (folder_of(rule) / "SHA256SUMS").read_text() == before
 
 
 def test_prune_tool_of_the_release_starts_alone(rule, tmp_path):
     make_release.main(rule)
     alone = tmp_path / "empty"
     alone.mkdir()
-    shutil.copy(Path(rule.output[0]) / "prune-dual.py", alone)
+    shutil.copy(folder_of(rule) / "prune-dual.py", alone)
     done = subprocess.run([sys.executable, "prune-dual.py", "--help"], cwd=alone, capture_output=True, text=True)
     assert done.returncode == 0
     assert "--vram-gib" in done.stdout
