@@ -40,7 +40,7 @@ def unpack() -> None:
     shutil.copytree(BASE, WORK, symlinks=True)
     git("init", "-q", "-b", "series")
     git("config", "user.name", "Phase Twin")
-    git("config", "user.email", "phase-twin@users.noreply.github.com")
+    git("config", "user.email", "dev@phase-twin.invalid")
     git("add", "-A", "-f")
     git("commit", "-q", "-m", "base")
     git("tag", "base")
