@@ -11,12 +11,13 @@ def bench_cases():
 
 
 CASES = bench_cases()
+STUDY = {name: (quantized(name), None) for name in RECIPES if name.startswith("study-")}
 
 
 def reference_model(wildcards):
     if CFG.bench.quality.reference == "BF16":
         return rules.convert_checkpoint.output.model
-    return rules.quantize_variant.output.gguf.format(variant="reference")
+    return quantized("reference")
 
 
 rule write_reference_logits:
@@ -50,8 +51,10 @@ rule write_reference_logits:
 rule measure_quality:
     input:
         program=engine("llama-perplexity"),
-        model=lambda wildcards: CASES[wildcards.label][0],
-        verified=rules.verify_twin.output.report,
+        model=lambda wildcards: (CASES | STUDY)[wildcards.label][0],
+        verified=lambda wildcards: (
+            rules.verify_twin.output.report if wildcards.label in CASES else []
+        ),
         logits=rules.write_reference_logits.output.logits,
     output:
         row=results("bench/quality/{label}.json"),
@@ -68,8 +71,8 @@ rule measure_quality:
         disk_mb=10,
         runtime=minutes(5),
     params:
-        label=lambda wildcards: wildcards.label,
-        variant=lambda wildcards: CASES[wildcards.label][1],
+        label=lambda wildcards: wildcards.label.removeprefix("study-"),
+        variant=lambda wildcards: (CASES | STUDY)[wildcards.label][1],
         reference=CFG.bench.quality.reference,
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,
@@ -101,6 +104,7 @@ rule gather_quality:
         runtime=10,
     params:
         title=CFG.model.title,
+        ours=[],
     message:
         "Gather the quality table"
     script:
@@ -151,3 +155,41 @@ rule bench:
     input:
         rules.gather_quality.output,
         rules.measure_speed.output,
+
+
+rule gather_study:
+    input:
+        rows=expand(rules.measure_quality.output.row, label=STUDY),
+    output:
+        table=results("study/recipes.json"),
+        plot=report(
+            results("study/recipes.svg"),
+            caption="../report/study_recipes.rst",
+            category="Quality",
+        ),
+    log:
+        main=logs("gather-study.log"),
+    benchmark:
+        benchmarks("gather-study")
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        mem_mb=1000,
+        disk_mb=10,
+        runtime=10,
+    params:
+        title=CFG.model.title,
+        ours=[
+            name
+            for name, recipe in CFG.study.recipes.items()
+            if recipe.uses("IQ3_A770")
+        ],
+    message:
+        "Gather the study of recipes"
+    script:
+        "../scripts/gather_quality.py"
+
+
+rule study_recipes:
+    input:
+        rules.gather_study.output,

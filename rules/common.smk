@@ -4,7 +4,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from scripts.phase_twin.config import load as load_config, twin_hash
+from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
 from scripts.phase_twin.errors import UserError
 from scripts.phase_twin.sources import load_sources
 
@@ -16,10 +16,6 @@ try:
     SOURCES = load_sources(SOURCES_FILE)
 except UserError as error:
     raise WorkflowError(str(error))
-
-
-wildcard_constraints:
-    variant=r"\d+|reference",
 
 
 def results(path):

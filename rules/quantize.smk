@@ -1,28 +1,66 @@
 # Requires: the BF16 model and the imatrix.
-# Makes: one plain GGUF per variant of the twin, and the reference model where that is quantized too.
+# Makes: one plain GGUF per recipe: the variants of the twin, the reference model where that is quantized too, and
+# what the study compares.
 
 
-def recipe(wildcards):
-    """The recipe of a variant; the reference has one type throughout."""
-    if wildcards.variant == "reference":
-        kind = CFG.bench.quality.reference
-        return {"experts": dict.fromkeys(("gate", "up", "down"), kind), "rest": kind}
-    chosen = CFG.variants[int(wildcards.variant)]
-    return {"experts": chosen.experts, "rest": chosen.rest}
+def all_recipes():
+    """Every recipe of the configuration under the name of its file."""
+    kind = CFG.bench.quality.reference
+    found = {f"variant{number}": recipe for number, recipe in enumerate(CFG.variants)}
+    found |= {f"study-{label}": recipe for label, recipe in CFG.study.recipes.items()}
+    if kind != "BF16":
+        found["reference"] = Recipe(gate=kind, up=kind, down=kind, rest=kind)
+    return found
 
 
-rule quantize_variant:
+RECIPES = all_recipes()
+
+
+def recipe_params(wildcards):
+    recipe = RECIPES[wildcards.recipe]
+    return {
+        "experts": recipe.experts,
+        "rest": recipe.rest,
+        "rest_classes": recipe.rest_classes,
+    }
+
+
+rule rank_layers:
+    input:
+        imatrix=rules.compute_imatrix.output.imatrix,
+    output:
+        ranking=results("rank/layers.json"),
+    log:
+        main=logs("rank-layers.log"),
+    benchmark:
+        benchmarks("rank-layers")
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        mem_mb=2000,
+        disk_mb=10,
+        runtime=10,
+    message:
+        "Rank the layers of each expert class"
+    script:
+        "../scripts/rank_layers.py"
+
+
+rule quantize_recipe:
     input:
         program=engine("llama-quantize"),
         model=rules.convert_checkpoint.output.model,
         imatrix=rules.compute_imatrix.output.imatrix,
+        ranking=rules.rank_layers.output.ranking,
     output:
-        gguf=model_resources(f"{CFG.model.title}-variant{{variant}}.gguf"),
+        gguf=model_resources(f"{CFG.model.title}-{{recipe}}.gguf"),
     log:
-        main=logs("quantize-{variant}.log"),
-        tool=logs("quantize-{variant}-tool.log"),
+        main=logs("quantize-{recipe}.log"),
+        tool=logs("quantize-{recipe}-tool.log"),
     benchmark:
-        benchmarks("quantize-{variant}")
+        benchmarks("quantize-{recipe}")
+    wildcard_constraints:
+        recipe="|".join(RECIPES),
     conda:
         "../envs/pipeline.yaml"
     threads: THREADS
@@ -31,15 +69,16 @@ rule quantize_variant:
         disk_mb=size_mb(0.45),
         runtime=minutes(10),
     params:
-        experts=lambda wildcards: recipe(wildcards)["experts"],
-        rest=lambda wildcards: recipe(wildcards)["rest"],
+        recipe=recipe_params,
     message:
-        "Quantize variant {wildcards.variant}"
+        "Quantize {wildcards.recipe}"
     script:
-        "../scripts/quantize_variant.py"
+        "../scripts/quantize_recipe.py"
 
 
-VARIANTS = [
-    rules.quantize_variant.output.gguf.format(variant=number)
-    for number in range(len(CFG.variants))
-]
+def quantized(name):
+    """Path of the model made after one recipe."""
+    return str(rules.quantize_recipe.output.gguf).format(recipe=name)
+
+
+VARIANTS = [quantized(f"variant{number}") for number in range(len(CFG.variants))]

@@ -46,7 +46,7 @@ rule make_release:
             "repo": hub_repository(),
         },
         engine=SOURCES.engine.model_dump(),
-        variants=[recipe.model_dump() for recipe in CFG.variants],
+        variants=[recipe.describe() for recipe in CFG.variants],
         targets=[target.model_dump() for target in CFG.prune_targets],
         texts={
             "calibration": text_name(CFG.imatrix.corpus),

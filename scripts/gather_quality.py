@@ -1,6 +1,7 @@
 """Gather the quality rows into one table and draw KLD against size."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,27 @@ from phase_twin.files import write_text
 from phase_twin.rule import run_rule
 
 
-def draw(table: pd.DataFrame, title: str) -> plt.Figure:
-    """Plot mean KLD with its error against bytes of weights, one labelled point per row."""
+def draw(table: pd.DataFrame, title: str, ours: Sequence[str]) -> plt.Figure:
+    """Plot mean KLD with its error against bytes of weights, one labelled point per row.
+
+    Parameters
+    ----------
+    ours
+        labels drawn apart from stock types; empty: all are phases of one twin, joined by a line.
+    """
     unit, name = (2**30, "GiB") if table.bytes.min() > 2**30 else (2**20, "MiB")
     ordered = table.sort_values("bytes")
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.errorbar(
-        ordered.bytes / unit, ordered.kld_mean, yerr=ordered.kld_mean_err, fmt="o-", capsize=3, color="#1b6ca8"
-    )
+    for group, color in ((ordered.label.isin(ours), "#c2410c"), (~ordered.label.isin(ours), "#1b6ca8")):
+        points = ordered[group]
+        style = "o" if len(ours) else "o-"
+        axes.errorbar(points.bytes / unit, points.kld_mean, yerr=points.kld_mean_err, fmt=style, capsize=3, color=color)
     for _, row in ordered.iterrows():
         place = {"textcoords": "offset points", "xytext": (8, 8), "fontsize": 9}
         axes.annotate(row.label, (row.bytes / unit, row.kld_mean), **place)
     axes.set(xlabel=f"weights [{name}]", ylabel="mean KLD [nats per token]", title=title)
     axes.set_ylim(bottom=0, top=1.15 * (table.kld_mean + table.kld_mean_err).max())
-    axes.margins(x=0.12)
+    axes.margins(x=0.15)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -42,7 +50,7 @@ def main(snakemake: Any) -> None:
     title = (
         f"{snakemake.params.title}: KLD against {rows[0]['reference']}, {rows[0]['chunks']} x {rows[0]['n_ctx']} tokens"
     )
-    draw(table, title).savefig(snakemake.output.plot, metadata={"Date": None})
+    draw(table, title, snakemake.params.ours).savefig(snakemake.output.plot, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -3,17 +3,14 @@
 import json
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tqdm import tqdm
-
 from phase_twin.errors import UserError
-from phase_twin.rule import run_rule
+from phase_twin.rule import Progress, run_rule
 from prune_dual import (
     CHUNK,
     IQ3_A770,
@@ -92,7 +89,7 @@ def pack(
         kv += variant_kv(len(models), default, budget_mb, order, tie)
         # write_gguf writes beside `out` and renames; an older twin, which snakemake would have removed, is replaced
         out.parent.mkdir(parents=True, exist_ok=True)
-        with Bar("pack") as bar:
+        with Progress("pack") as bar:
             write_gguf(out, kv, tensors, alignment=models[0].alignment, force=True, progress=bar.show)
     except GgufError as error:
         raise UserError(str(error)) from error
@@ -114,7 +111,7 @@ def find_groups(models: Sequence[Gguf]) -> list[str]:
     for model, tensors in zip(models[1:], others, strict=True):
         if odd := {tensor.name for tensor in first.tensors} ^ tensors.keys():
             raise UserError(f"{model.path} and {first.path} differ in tensor {min(odd)}: only one of them has it")
-    with Bar("compare") as bar:
+    with Progress("compare") as bar:
         for done, tensor in enumerate(first.tensors, 1):
             if split_variant(tensor.name) != (tensor.name, 0):
                 raise UserError(f"{first.path}: tensor {tensor.name} is a variant already; pack plain files")
@@ -215,25 +212,6 @@ def variant_kv(count: int, default: int, budget_mb: int, order: list[str], tie: 
     if tie is not None:
         kv.append(encode_kv(KEY_PROMOTE_TIE, "[u32]", tie))
     return kv
-
-
-class Bar:
-    """A bar on stderr that is told how much is done of how much."""
-
-    def __init__(self, name: str) -> None:
-        # a terminal gets a live bar, a log a line now and then
-        self.bar = tqdm(desc=name, unit_scale=True, mininterval=0.5 if sys.stderr.isatty() else 20, file=sys.stderr)
-
-    def __enter__(self) -> "Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def show(self, done: int, total: int) -> None:
-        """Move the bar to `done`."""
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
 
 
 def main(snakemake: Any) -> None:

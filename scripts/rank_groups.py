@@ -66,7 +66,7 @@ def order_groups(
     """
     units: dict[tuple[int, str], list[str]] = {}
     for name in energy:
-        layer, tensor_class = _layer_and_class(name)
+        layer, tensor_class = layer_and_class(name)
         if tie_gate_up and tensor_class in ("gate", "up"):
             tensor_class = "gate_up"
         units.setdefault((layer, tensor_class), []).append(name)
@@ -83,7 +83,8 @@ def order_groups(
     return order, [number for number, unit in enumerate(ordered) for _ in units[unit]]
 
 
-def _layer_and_class(name: str) -> tuple[int, str]:
+def layer_and_class(name: str) -> tuple[int, str]:
+    """Split the name of a routed-expert tensor: its layer, and "gate", "up" or "down"."""
     match = EXPERTS.fullmatch(name)
     if not match:
         raise UserError(f"{name}: not a routed-expert tensor, cannot be ranked")

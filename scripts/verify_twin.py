@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pack_twin import Bar
 from phase_twin.engine import ENVIRONMENT, override
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
-from phase_twin.rule import run_rule, run_tool
+from phase_twin.rule import Progress, run_rule, run_tool
 from prune_dual import (
     CHUNK,
     KEY_IQ3_A770_CODEBOOK,
@@ -70,7 +69,7 @@ def _compare_tensors(twin: Twin, models: Sequence[Gguf]) -> dict[str, dict[str, 
     stored = {tensor.data: tensor.name for tensor in twin.gguf.tensors}
     total = sum(len(model.tensors) for model in models)
     done = 0
-    with Bar("verify") as bar:
+    with Progress("verify") as bar:
         for number, model in enumerate(models):
             phase = twin.phase(number)
             _compare_lists(twin, phase, model)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,6 +15,7 @@ QuantType = Literal[
     "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16",
 ]  # fmt: skip
 RestType = Literal["Q6_K", "Q8_0"]
+RestClass = Literal["token_embd", "output", "attention", "delta_net", "shared_experts"]
 
 
 class _Strict(BaseModel):
@@ -49,18 +50,63 @@ class Imatrix(_Strict):
     chunks: int | None = Field(ge=1, description="chunks to use; null = all")
 
 
+def _or_plain_type(schema: dict[str, Any]) -> None:
+    """Let editors accept `down: Q4_K` for `down: {type: Q4_K}`."""
+    mixed = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"enum": list(get_args(QuantType)), "type": "string"}, mixed]
+
+
+class ExpertTypes(_Strict):
+    """The type of one class of expert tensors, and of some layers another one; a plain name means all layers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_or_plain_type)
+
+    type: QuantType = Field(description="of all layers that are not raised")
+    raised: QuantType | None = Field(default=None, description="of the layers named by `layers` or `top`")
+    layers: list[int] | None = Field(default=None, min_length=1, description="layers to raise")
+    top: int | None = Field(default=None, ge=1, description="raise so many layers, most important first")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _which_layers(self) -> "ExpertTypes":
+        if (self.raised is not None) != ((self.layers is not None) or (self.top is not None)):
+            raise ValueError("`raised` needs `layers` or `top`, and they need `raised`")
+        if self.layers is not None and self.top is not None:
+            raise ValueError("give `layers` or `top`, one of the two")
+        return self
+
+
 class Recipe(_Strict):
     """The types of one variant, by tensor class."""
 
-    gate: QuantType
-    up: QuantType
-    down: QuantType
+    gate: ExpertTypes
+    up: ExpertTypes
+    down: ExpertTypes
     rest: RestType = Field(description="everything that is not a routed expert")
+    rest_classes: dict[RestClass, RestType] = Field(default={}, description="classes of the rest with another type")
 
     @property
-    def experts(self) -> dict[str, str]:
-        """Expert tensor class -> type."""
-        return {"gate": self.gate, "up": self.up, "down": self.down}
+    def experts(self) -> dict[str, dict[str, Any]]:
+        """Expert tensor class -> its types, as plain data."""
+        return {name: getattr(self, name).model_dump() for name in ("gate", "up", "down")}
+
+    def describe(self) -> dict[str, str]:
+        """Return what the model card says of each class."""
+        told = {}
+        for name, types in self.experts.items():
+            raised = f", {types['raised']} in {types['top'] or len(types['layers'])} layers" if types["raised"] else ""
+            told[name] = types["type"] + raised
+        others = "".join(f", {name} {kind}" for name, kind in self.rest_classes.items())
+        return told | {"rest": self.rest + others}
+
+    def uses(self, quant_type: str) -> bool:
+        """Whether some expert tensors are of this type."""
+        return any(quant_type in (types["type"], types["raised"]) for types in self.experts.values())
 
 
 class Rank(_Strict):
@@ -109,6 +155,12 @@ class Bench(_Strict):
     speed: Speed
 
 
+class Study(_Strict):
+    """What `snakemake study_recipes` compares, beside what the twin is made of."""
+
+    recipes: dict[Name, Recipe]
+
+
 class Config(_Strict):
     """The whole configuration of a run."""
 
@@ -119,15 +171,18 @@ class Config(_Strict):
     rank: Rank
     prune_targets: list[PruneTarget]
     bench: Bench
+    study: Study
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         low, high = self.variants
-        if low.rest != high.rest:
-            raise ValueError(
-                f"variants: rest is {low.rest} in variant 0 and {high.rest} in variant 1, "
-                "but is stored once: make them equal"
-            )
+        for key in ("rest", "rest_classes"):
+            ours, theirs = getattr(low, key), getattr(high, key)
+            if ours != theirs:
+                raise ValueError(
+                    f"variants: {key} is {ours} in variant 0 and {theirs} in variant 1, "
+                    "but is stored once: make them equal"
+                )
         if low.experts == high.experts:
             raise ValueError("variants: both have the same expert types, so there is nothing to promote")
         names = [target.name for target in self.prune_targets]

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def run_tool(
     log.info("run: %s", shlex.join(argv))
     Path(tool_log).parent.mkdir(parents=True, exist_ok=True)
     output = bytearray()
-    with open(tool_log, "ab" if append else "wb") as sink, _Bar(label or name, progress, total) as bar:
+    pattern = re.compile(progress) if progress else None
+    with open(tool_log, "ab" if append else "wb") as sink, Progress(label or name) as bar:
         try:
             process = subprocess.Popen(
                 argv,
@@ -101,7 +103,11 @@ def run_tool(
             sink.write(chunk)
             sink.flush()
             output += chunk
-            bar.feed(output[-len(chunk) - 100 :].decode("utf-8", "replace"))
+            # a number may be cut by the end of the chunk before
+            matches = list(pattern.finditer(output[-len(chunk) - 100 :].decode("utf-8", "replace"))) if pattern else []
+            if matches:
+                found = matches[-1].groupdict()
+                bar.show(int(found["done"]), int(found["total"]) if "total" in found else total)
         code = process.wait()
     text = output.decode("utf-8", "replace")
     if code != 0:
@@ -111,29 +117,29 @@ def run_tool(
     return text
 
 
-class _Bar:
-    """A progress bar on stderr, fed with a tool's output."""
+class Progress:
+    """How much is done of how much: a bar on a terminal, a line of the log now and then elsewhere."""
 
-    def __init__(self, name: str, pattern: str | None, total: int | None) -> None:
-        self.name, self.total = name, total
-        self.pattern = re.compile(pattern) if pattern else None
+    SECONDS = 20  # between two lines
+
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.bar: tqdm | None = None
+        self.told = time.monotonic()
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "Progress":
         return self
-
-    def feed(self, text: str) -> None:
-        matches = list(self.pattern.finditer(text)) if self.pattern else []
-        if not matches:
-            return
-        found = {key: int(value) for key, value in matches[-1].groupdict().items()}
-        if self.bar is None:
-            # a terminal gets a live bar, a log a line now and then
-            interval = 0.5 if sys.stderr.isatty() else 20
-            self.bar = tqdm(desc=self.name, mininterval=interval, file=sys.stderr)
-        self.bar.total = found.get("total", self.total)
-        self.bar.update(max(0, found["done"] - self.bar.n))
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
+
+    def show(self, done: int, total: int | None) -> None:
+        """Move to `done`."""
+        if sys.stderr.isatty():
+            self.bar = self.bar or tqdm(desc=self.name, unit_scale=True, file=sys.stderr)
+            self.bar.total = total
+            self.bar.update(max(0, done - self.bar.n))
+        elif time.monotonic() - self.told > self.SECONDS:
+            self.told = time.monotonic()
+            log.info("%s: %s", self.name, f"{done} of {total}" if total else done)

@@ -8,7 +8,6 @@ from build_engine import configure_flags
 from measure_quality import parse_summary
 from measure_speed import bench_command, parse_samples, summarise
 from phase_twin.errors import UserError
-from quantize_variant import quantize_arguments
 from test_engine import count_passed
 
 SUMMARY = """
@@ -54,17 +53,6 @@ def test_no_or_failed_backend_cases_are_refused(output):
 
 def test_backend_cases_are_counted():
     assert count_passed("  Backend CPU: \n  42/42 tests passed\n", "MUL_MAT") == 42
-
-
-def test_recipe_with_its_own_file_type():
-    assert quantize_arguments(dict.fromkeys(("gate", "up", "down"), "IQ3_A770"), "Q6_K") == ([], "IQ3_A770")
-
-
-def test_mixed_recipe():
-    options, file_type = quantize_arguments({"gate": "IQ3_A770", "up": "IQ3_A770", "down": "Q3_K"}, "Q6_K")
-    assert file_type == "Q6_K"
-    assert options[-2:] == ["--tensor-type", "ffn_down_exps=q3_k"]
-    assert len(options) == 6
 
 
 def test_build_is_named_after_base_and_patches():

@@ -10,7 +10,7 @@ RULES_OF_THE_CHAIN = (
     "build_engine",
     "convert_checkpoint",
     "compute_imatrix",
-    "quantize_variant",
+    "quantize_recipe",
     "rank_groups",
     "pack_twin",
     "verify_twin",

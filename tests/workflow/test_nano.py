@@ -145,13 +145,13 @@ def workspace(nano: Path, root: Path, tmp_path_factory) -> Path:
     [
         (
             "models/nex-n2-nano/calibration.txt",
-            {"compute_imatrix", "quantize_variant", "rank_groups", "write_provenance", "pack_twin", "measure_quality"},
+            {"compute_imatrix", "quantize_recipe", "rank_groups", "write_provenance", "pack_twin", "measure_quality"},
             {"fetch_engine", "build_engine", "convert_checkpoint", "test_engine"},
         ),
         (
             TEXT,
             {"write_reference_logits", "measure_quality", "gather_quality", "make_release"},
-            {"compute_imatrix", "quantize_variant", "pack_twin", "verify_twin", "prune", "measure_speed"},
+            {"compute_imatrix", "quantize_recipe", "pack_twin", "verify_twin", "prune", "measure_speed"},
         ),
         ("release/BUILD.md", {"make_release"}, {"pack_twin", "measure_quality", "gather_quality"}),
     ],

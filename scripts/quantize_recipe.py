@@ -1,0 +1,93 @@
+"""Quantize the BF16 model after a recipe: types by class of tensors, for experts also by layer."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from phase_twin.engine import ENVIRONMENT
+from phase_twin.errors import UserError
+from phase_twin.files import atomic_output
+from phase_twin.rule import run_rule, run_tool
+from prune_dual import Gguf
+
+UNQUANTIZED = {"F32", "F16", "BF16"}
+
+# class of the rest -> its tensors, as llama-quantize searches names
+REST_CLASSES = {
+    "token_embd": r"^token_embd\.",
+    "output": r"^output\.",
+    "attention": r"attn_(q|k|v|output)\.",
+    "delta_net": r"(attn_(qkv|gate)|ssm_out)\.",
+    "shared_experts": r"_shexp\.",
+}
+
+
+def raised_layers(types: dict[str, Any], ranking: Sequence[int]) -> list[int]:
+    """Return the layers of one expert class that get the higher type, ascending.
+
+    Parameters
+    ----------
+    types
+        the class's entry of a recipe.
+    ranking
+        layers of that class, most important first; used where the recipe says `top`.
+
+    Raises
+    ------
+    UserError
+        if the recipe names more layers than there are, or one that is not there.
+    """
+    chosen = types["layers"] or ranking[: types["top"] or 0]
+    if missing := set(chosen) - set(ranking):
+        raise UserError(f"the recipe raises layer {min(missing)}, but the model has layers 0 to {max(ranking)}")
+    if len(ranking) < (types["top"] or 0):
+        raise UserError(f"the recipe raises the top {types['top']} layers, but the model has {len(ranking)}")
+    return sorted(chosen)
+
+
+def quantize_arguments(recipe: dict[str, Any], ranking: dict[str, list[int]]) -> tuple[list[str], str]:
+    """Return llama-quantize's options and its file type for a recipe.
+
+    Parameters
+    ----------
+    recipe
+        `experts` (class -> types), `rest` and `rest_classes`, as in the configuration.
+    ranking
+        expert class -> layers, most important first.
+    """
+    experts, rest, rest_classes = recipe["experts"], recipe["rest"], recipe["rest_classes"]
+    uniform = {types["type"] for types in experts.values()} == {"IQ3_A770"}
+    if uniform and rest == "Q6_K" and not rest_classes and not any(types["raised"] for types in experts.values()):
+        # this mix is a file type of its own
+        return [], "IQ3_A770"
+    patterns = [(REST_CLASSES[name], kind) for name, kind in rest_classes.items()]
+    for name, types in experts.items():
+        if layers := raised_layers(types, ranking[name]):
+            numbers = "|".join(map(str, layers))
+            patterns.append((rf"blk\.({numbers})\.ffn_{name}_exps", types["raised"]))
+        # the first match wins, so all layers come last
+        patterns.append((f"ffn_{name}_exps", types["type"]))
+    return [flag for pattern, kind in patterns for flag in ("--tensor-type", f"{pattern}={kind.lower()}")], rest
+
+
+def refuse_quantized(path: str) -> None:
+    """Raise a UserError if the source holds a quantized tensor: errors would add up unseen."""
+    for tensor in Gguf.read(path).tensors:
+        if tensor.type_name not in UNQUANTIZED:
+            raise UserError(f"{path}: {tensor.name} is {tensor.type_name}; variants are made from BF16 only")
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to llama-quantize."""
+    refuse_quantized(snakemake.input.model)
+    ranking = json.loads(Path(snakemake.input.ranking).read_text())
+    options, file_type = quantize_arguments(snakemake.params.recipe, ranking)
+    with atomic_output(snakemake.output.gguf) as partial:
+        command = [snakemake.input.program, "--imatrix", snakemake.input.imatrix, *options]
+        command += [snakemake.input.model, partial, file_type, str(snakemake.threads)]
+        run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[ *(?P<done>\d+)/ *(?P<total>\d+)\]")
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

@@ -1,0 +1,104 @@
+"""Recipes: from the configuration to llama-quantize's command line."""
+
+import re
+
+import pytest
+
+from phase_twin.config import Recipe
+from phase_twin.errors import UserError
+from quantize_recipe import REST_CLASSES, quantize_arguments
+from rank_layers import rank_layers
+
+RANKING = {"gate": [2, 0, 1], "up": [0, 1, 2], "down": [1, 2, 0]}
+
+
+def arguments(**recipe) -> tuple[list[str], str]:
+    typed = Recipe.model_validate({"gate": "IQ3_A770", "up": "IQ3_A770", "down": "IQ3_A770", "rest": "Q6_K", **recipe})
+    plain = {"experts": typed.experts, "rest": typed.rest, "rest_classes": typed.rest_classes}
+    return quantize_arguments(plain, RANKING)
+
+
+def assigned(options: list[str], name: str) -> str | None:
+    """The type llama-quantize gives a tensor: the first pattern found in its name."""
+    for option in options[1::2]:
+        pattern, kind = option.rsplit("=", 1)
+        if re.search(pattern, name):
+            return kind
+    return None
+
+
+def test_uniform_experts_have_their_own_file_type():
+    assert arguments() == ([], "IQ3_A770")
+
+
+def test_types_by_class():
+    options, file_type = arguments(down="Q3_K")
+    assert file_type == "Q6_K"
+    assert assigned(options, "blk.1.ffn_down_exps.weight") == "q3_k"
+    assert assigned(options, "blk.1.ffn_up_exps.weight") == "iq3_a770"
+    assert assigned(options, "blk.1.ffn_down_shexp.weight") is None
+
+
+def test_named_layers_are_raised():
+    options, _ = arguments(down={"type": "Q3_K", "raised": "Q4_K", "layers": [0, 2]})
+    kinds = [assigned(options, f"blk.{layer}.ffn_down_exps.weight") for layer in (0, 1, 2, 10, 12, 20)]
+    assert kinds == ["q4_k", "q3_k", "q4_k", "q3_k", "q3_k", "q3_k"]
+
+
+def test_most_important_layers_are_raised():
+    options, _ = arguments(gate={"type": "IQ3_A770", "raised": "Q4_K", "top": 2})
+    kinds = [assigned(options, f"blk.{layer}.ffn_gate_exps.weight") for layer in range(3)]
+    assert kinds == ["q4_k", "iq3_a770", "q4_k"]
+
+
+def test_classes_of_the_rest():
+    options, file_type = arguments(rest_classes={"output": "Q8_0", "attention": "Q8_0", "delta_net": "Q6_K"})
+    assert file_type == "Q6_K"
+    assert assigned(options, "output.weight") == "q8_0"
+    assert assigned(options, "output_norm.weight") is None
+    assert assigned(options, "blk.3.attn_output.weight") == "q8_0"
+    assert assigned(options, "blk.0.attn_qkv.weight") == "q6_k"
+    assert assigned(options, "blk.3.attn_q_norm.weight") is None
+    assert set(REST_CLASSES) == {"token_embd", "output", "attention", "delta_net", "shared_experts"}
+
+
+@pytest.mark.parametrize(
+    ("types", "words"),
+    [
+        ({"type": "Q3_K", "raised": "Q4_K", "layers": [7]}, "raises layer 7, but the model has layers 0 to 2"),
+        ({"type": "Q3_K", "raised": "Q4_K", "top": 9}, "raises the top 9 layers, but the model has 3"),
+    ],
+)
+def test_layers_that_are_not_there(types, words):
+    with pytest.raises(UserError, match=words):
+        arguments(down=types)
+
+
+@pytest.mark.parametrize(
+    ("types", "words"),
+    [
+        ({"type": "Q3_K", "raised": "Q4_K"}, "needs `layers` or `top`"),
+        ({"type": "Q3_K", "top": 3}, "they need `raised`"),
+        ({"type": "Q3_K", "raised": "Q4_K", "top": 3, "layers": [1]}, "one of the two"),
+        ({"type": "Q3_K", "raised": "Q4_K", "layers": []}, "at least 1 item"),
+    ],
+)
+def test_half_a_rule_is_refused(types, words):
+    with pytest.raises(ValueError, match=words):
+        arguments(down=types)
+
+
+def test_layers_are_ranked_by_energy_within_a_class():
+    energy = {
+        f"blk.{layer}.ffn_{kind}_exps.weight": value
+        for kind in ("gate", "up")
+        for layer, value in enumerate((1.0, 3.0, 2.0, 3.0))
+    }
+    assert rank_layers(energy) == {"gate": [1, 3, 2, 0], "up": [1, 3, 2, 0], "down": []}
+
+
+def test_the_card_is_told_what_is_raised():
+    down = {"type": "Q3_K", "raised": "Q4_K", "top": 24}
+    recipe = Recipe(gate="IQ3_A770", up="IQ3_A770", down=down, rest="Q6_K", rest_classes={"output": "Q8_0"})
+    told = {"gate": "IQ3_A770", "up": "IQ3_A770", "down": "Q3_K, Q4_K in 24 layers", "rest": "Q6_K, output Q8_0"}
+    assert recipe.describe() == told
