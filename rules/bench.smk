@@ -116,9 +116,9 @@ rule measure_speed:
         program=engine("llama-bench"),
         models=sorted({file for file, _ in CASES.values()}),
         verified=rules.verify_twin.output.report,
-        # only an order: with all else done before, nothing runs beside it
-        quality=ancient(rules.gather_quality.output.table),
-        tests=ancient(rules.test_engine.output.report),
+        # only an order: with all else done before, nothing runs beside it (str: ancient() marks its argument)
+        quality=ancient(str(rules.gather_quality.output.table)),
+        tests=ancient(str(rules.test_engine.output.report)),
     output:
         speed=report(
             results("bench/speed.json"),

@@ -257,7 +257,7 @@ BAD_IQ3_A770: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     ),
     "a version of the wrong type": (
         _bad(IQ3_PAIR, [*twin_keys([A]), ("iq3_a770.version", "str", "1"), IQ3_KEYS[1]]),
-        ("iq3_a770.version", "type"),
+        ("iq3_a770.version", "str", "u32"),
     ),
 }
 
