@@ -101,9 +101,10 @@ def fetch_base(source: Engine, method: str, cache: Path, tool_log: str) -> str:
     raise AssertionError(method)
 
 
-def patched_files(patch: str) -> set[str]:
-    """Return the existing files that a patch changes (new files are not among them)."""
-    return set(re.findall(r"^--- a/(\S+)", patch, re.MULTILINE))
+def patched_files(series: str) -> set[str]:
+    """Return the files of the base that a series changes; those it adds itself are not among them."""
+    changed = set(re.findall(r"^--- a/(\S+)", series, re.MULTILINE))
+    return changed - set(re.findall(r"^--- /dev/null\n\+\+\+ b/(\S+)", series, re.MULTILINE))
 
 
 def verify_blobs(tree: Path, blobs: dict[str, str], touched: Iterable[str]) -> None:

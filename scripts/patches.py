@@ -61,9 +61,8 @@ def refresh() -> None:
         old.unlink()
     made = git("format-patch", *FORMAT, "-o", PATCHES.resolve(), "base").stdout.split()
     SERIES.write_text("".join(f"{Path(path).name}\n" for path in made))
-    touched = set().union(*(patched_files(Path(path).read_text()) for path in made))
-    # what an earlier patch of the series adds is not in the base
-    pins = "".join(f"    {path}: {git_blob_id(BASE / path)}\n" for path in sorted(touched) if (BASE / path).exists())
+    touched = patched_files("".join(Path(path).read_text() for path in made))
+    pins = "".join(f"    {path}: {git_blob_id(BASE / path)}\n" for path in sorted(touched))
     text = SOURCES.read_text()
     write_text(SOURCES, re.sub(r"  blobs:.*\n(?:    .*\n)*", lambda _: f"  blobs:\n{pins}", text))
     print(f"{len(made)} patches in {PATCHES}, {len(pins.splitlines())} blob ids in {SOURCES}")

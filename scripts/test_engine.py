@@ -32,9 +32,11 @@ def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     programs = {Path(path).name: path for path in snakemake.input.programs}
     tool_log = snakemake.log.tool
-    run_tool([programs["test-quantize-fns"]], tool_log)
-    run_tool([programs["test-tensor-variant"]], tool_log, append=True)
-    report: dict[str, Any] = {"test-quantize-fns": "passed", "test-tensor-variant": "passed"}
+    report: dict[str, Any] = {}
+    Path(tool_log).unlink(missing_ok=True)
+    for name in ("test-quantize-fns", "test-tensor-variant", "test-iq3-a770"):
+        run_tool([programs[name]], tool_log, append=True)
+        report[name] = "passed"
     for operation in OPERATIONS:
         command = [programs["test-backend-ops"], "test", "-b", "CPU", "-o", operation, "-p", TYPE]
         output = run_tool(command, tool_log, append=True)

@@ -9,7 +9,7 @@ PROGRAMS = (
     "llama-completion",
     "llama-variant-info",
 )
-TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant")
+TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant", "test-iq3-a770")
 
 # OpenMP threads that spin on a shared core can slow a step 20 x; this keeps batch and decode speed
 ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}

@@ -37,7 +37,8 @@ def test_blob_id_is_gits(tree):
 
 
 def test_patched_files_leaves_new_files_out():
-    assert patched_files(PATCH) == {"one.c"}
+    later = PATCH.replace("/dev/null", "a/two.c")
+    assert patched_files(PATCH) == patched_files(PATCH + later) == {"one.c"}
 
 
 def test_verify_blobs(tree):
