@@ -259,9 +259,12 @@ class _Cursor:
         if not 0 < length <= limit:
             raise self.fail(f"{what} has {length} bytes, allowed are 1 to {limit}")
         try:
-            return self.take(length, what).decode("utf-8")
+            text = self.take(length, what).decode("utf-8")
         except UnicodeDecodeError:
             raise self.fail(f"{what} is not UTF-8") from None
+        if re.search(r"[\x00-\x1f\x7f]", text):
+            raise self.fail(f"{what} has control characters: {text!r}")
+        return text
 
 
 @dataclass(frozen=True)
@@ -752,14 +755,17 @@ def select(twin: Twin, *, budget_bytes: int = 0, variant: int | None = None, pro
         members.setdefault(tie, []).append(name)
     known = set(_known(twin, twin.promote_order))
     chosen: dict[str, int] = {}
+    skipped: dict[int, int] = {}  # tie -> promotions when it did not fit; until there are more it will not either
     for name, tie in zip(twin.promote_order, ties, strict=True):
-        if name not in known or name in chosen:
+        if name not in known or name in chosen or skipped.get(tie) == len(chosen):
             continue
         waiting = [other for other in dict.fromkeys(members[tie]) if other in known and other not in chosen]
         delta = sum(twin.delta(other, 1) for other in waiting)
         if delta > 0 and total + delta <= budget_bytes:
             chosen |= dict.fromkeys(waiting, 1)
             total += delta
+        else:
+            skipped[tie] = len(chosen)
     return _selection(twin, budget_bytes, chosen)
 
 

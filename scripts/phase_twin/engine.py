@@ -8,6 +8,7 @@ PROGRAMS = (
     "llama-bench",
     "llama-completion",
     "llama-variant-info",
+    "llama-gguf-split",
 )
 TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant", "test-iq3-a770")
 

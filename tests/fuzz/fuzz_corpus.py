@@ -8,6 +8,7 @@ import random
 import shutil
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,8 @@ def hostile() -> dict[str, Build]:
         "shape-max": _tensor(shape=((1 << 63) - 1,)),
         "shape-product": _tensor(shape=(1 << 32, 1 << 31)),
         "shape-row": _tensor(shape=(1 << 62,), kind=Q6_K),
+        # 210 bytes times these elements are 512 in 64 bits: stock llama.cpp takes it for a tensor of 2 bytes
+        "shape-row-wraps": _tensor(shape=(256 * pow(105, -1, 1 << 55),), kind=Q6_K),
         "shape-padding": _tensor(shape=((1 << 63) - 1,), kind=24),
         "type-removed": _tensor(shape=(256,), kind=4),
         "type-negative": _tensor(kind=-1),
@@ -222,7 +225,7 @@ def hostile() -> dict[str, Build]:
     for name, number in {
         "str-c": ("split.no", "str", "1"),
         "u32-c": ("split.no", "u32", 1),
-        "array-c": ("split.no", "[u16]", [1]),
+        "array": ("split.no", "[u16]", [1]),
         "first": good[0],
     }.items():
         files |= _split(f"split-no-{name}", *good[:2], [number])
@@ -245,11 +248,13 @@ def huge(folder: Path) -> list[Path]:
     keys: list[Key] = [(f"k{number}", "u32", number) for number in some]
     names = [f"g{number}" for number in some]
     pairs = [Raw(name + end, ROW, kind) for name in names for end, kind in (("", Q3_K), (".v1", Q4_K))]
+    large = [replace(tensor, shape=(256, 64)) for tensor in pairs]
     variants = [Raw("g" if number == 0 else f"g.v{number}", ROW, Q3_K) for number in some]
     return [
         write(folder / "variants.gguf", twin_keys(["g"], count=len(some)), variants),
         write(folder / "groups.gguf", twin_keys(names, [number // 2 for number in some]), pairs),
-        write(folder / "one-tie.gguf", twin_keys(names, [0] * len(names)), pairs),
+        # a tie that does not fit and is met 4,000 times
+        write(folder / "one-tie.gguf", twin_keys(names, [0] * len(names)), large),
         write(folder / "order.gguf", twin_keys([A, "u"] * 50_000), TWIN[2:4]),
         write(folder / "keys.gguf", [*PLAIN, *keys], []),
         write(folder / "key-long.gguf", [*PLAIN, ("k" * 65536, "u32", 1)], []),

@@ -12,13 +12,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-
 from fuzz_corpus import CORPUS, huge, mutate, write_corpus
+
 from prune_dual import MIB, Gguf, GgufError, Twin, select
 
 MUTATIONS = 3000
 SEED = 1
-SECONDS = 2  # for one file
+SECONDS = 10  # for one file, on a busy machine and traced; most take a millisecond
 MEMORY = 64 * MIB  # of our tools, for one file
 MEMORY_ENGINE = 1 << 30  # address space of the engine's program
 
@@ -34,10 +34,11 @@ def mutations(tmp_path_factory) -> list[Path]:
     """Files that are damaged, the same in every run; a damaged second split has a good first one beside it."""
     folder = tmp_path_factory.mktemp("mutations")
     dice = random.Random(SEED)
-    corpus = {path: path.read_bytes() for path in files("seeds") + files("hostile")}
+    parts = files("seeds"), files("hostile")
+    corpus = {path: path.read_bytes() for part in parts for path in part}
     paths = []
     for number in range(MUTATIONS):
-        source = dice.choice(list(corpus))
+        source = dice.choice(parts[number % 2])
         damaged = mutate(corpus[source], dice.choice(list(corpus.values())), dice)
         path = folder / f"{number}.gguf"
         if SPLIT in source.name:
@@ -72,11 +73,10 @@ def read_all(path: Path) -> bool:
         select(twin)
         select(twin, variant=twin.count - 1)
         select(twin, promote="0")
-        select(twin, budget_bytes=MIB)
+        select(twin, budget_bytes=sum(tensor.nbytes for tensor in twin.phase(0)) + MIB)
     except GgufError as error:
-        # the names of keys that are no UTF-8, or of a rank out of range, stand without a file
         assert str(error) and "\n" not in str(error), path
-        return "promote" in str(error) or "smallest feasible budget" in str(error)
+        return "promote: '0'" in str(error)  # the order is empty
     return True
 
 
@@ -111,7 +111,7 @@ def test_our_tools_end_with_an_answer_or_a_line(mutations):
 
 
 def test_our_tools_take_what_is_huge(tmp_path):
-    assert read_within_bounds(huge(tmp_path)) > 2
+    assert read_within_bounds(huge(tmp_path)) == 4
 
 
 # the engine
@@ -125,14 +125,21 @@ def variant_info(engine_bin, tmp_path_factory):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_ENGINE, MEMORY_ENGINE))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    def run(paths: list[Path], *options: str) -> list[dict]:
+    def start(paths: list[Path], options: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         names = tmp_path_factory.mktemp("list") / "files"
         names.write_text("".join(f"{path}\n" for path in paths))
         command = [engine_bin("llama-variant-info"), *options, "--files-from", names]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120, preexec_fn=limit)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120, preexec_fn=limit)
+
+    def run(paths: list[Path], *options: str) -> list[dict]:
+        done = start(paths, options)
+        if done.returncode not in (0, 1):
+            # its last records were not written: look for the file
+            for path in paths:
+                alone = start([path], options)
+                assert alone.returncode in (0, 1), f"exit code {alone.returncode} for {path}: {alone.stderr[-500:]}"
+            pytest.fail(f"exit code {done.returncode}, but with no file alone: {done.stderr[-500:]}")
         records = [json.loads(line) for line in done.stdout.splitlines()]
-        crashed = paths[len(records)] if len(records) < len(paths) else "the end"
-        assert done.returncode in (0, 1), f"exit code {done.returncode} at {crashed}: {done.stderr[-500:]}"
         assert [record["file"] for record in records] == [str(path) for path in paths]
         for record in records:
             if "error" in record:

@@ -12,7 +12,7 @@ import pytest
 from conftest import NANO_CONFIG
 from phase_twin.engine import BATCH, override
 from prune_dual import VARIANT_PREFIX, Gguf, Twin
-from update_readme import table
+from update_tables import quality_table
 
 pytestmark = pytest.mark.nano
 
@@ -116,7 +116,7 @@ def test_readme_shows_what_was_measured(root, quality):
     """Same rows and sizes; KLD within its errors, for another CPU rounds differently."""
     readme = (root / "README.md").read_text()
     for row in quality.values():
-        cells = table([row]).splitlines()[-1].split("|")
+        cells = quality_table([row]).splitlines()[-1].split("|")
         line = next(line for line in readme.splitlines() if line.startswith(f"| {row['label']} |"))
         shown = line.split("|")
         assert shown[1:4] == cells[1:4]

@@ -1,0 +1,79 @@
+"""Write the measured tables into README.md and docs/iq3_a770.md, between their marks.
+
+usage: update_tables.py   (from the project's folder, after `make nano` and study_recipes)
+"""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from phase_twin.files import write_text
+
+RESULTS = Path("results/nex-n2-nano")
+PROGRAM = Path("resources/engine/cpu/bin/test-iq3-a770")
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def quality_table(rows: list[dict[str, Any]]) -> str:
+    """Return rows of quality.json (or of the study) as a table."""
+    head = ["", "weights", "expert bits", "mean KLD", "99.9 % KLD", "top-1", "PPL ratio"]
+    cells = [
+        [
+            row["label"],
+            f"{row['bytes'] / 2**20:.2f} MiB",
+            f"{row['bpw_experts']:.2f}",
+            f"{row['kld_mean']:.4f} ± {row['kld_mean_err']:.4f}",
+            f"{row['kld_p999']:.3f}",
+            f"{row['top1']:.2f} ± {row['top1_err']:.2f} %",
+            f"{row['ppl_ratio']:.4f} ± {row['ppl_ratio_err']:.4f}",
+        ]
+        for row in rows
+    ]
+    return markdown(head, cells)
+
+
+def encoder_table(output: str) -> str:
+    """Return test-iq3-a770's table of relative RMSE."""
+    head = ["", "plain", "search", "plain, prototype", "search, prototype", "best", "search", "best, imatrix", "search"]
+    pattern = r"^(Gaussian|Laplace|Student-t5) +\|(.*)$"
+    rows = [[name, *re.findall(r"[\d.]+", rest)] for name, rest in re.findall(pattern, output, re.MULTILINE)]
+    return markdown(head, rows)
+
+
+def throughput_table(output: str) -> str:
+    """Return test-iq3-a770's table of speeds."""
+    head = ["type", "bits per weight", "MB/s of F32", "of Q4_K", "relative RMSE", "with imatrix"]
+    found = re.findall(r"^(\w+) +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) +([\d.]+)$", output, re.MULTILINE)
+    (base,) = (float(speed) for name, speed, *_ in found if name == "q4_k")
+    rows = [
+        [name.upper(), bpw, speed, f"{float(speed) / base:.1f} x", plain, weighted]
+        for name, speed, bpw, plain, weighted in found
+    ]
+    return markdown(head, rows)
+
+
+def replace(path: Path, mark: str, table: str) -> None:
+    """Put `table` between the marks of that name in the file."""
+    begin, end = f"<!-- {mark} -->", f"<!-- end {mark} -->"
+    head, rest = path.read_text().split(begin)
+    write_text(path, f"{head}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}")
+
+
+def main() -> None:
+    """Write all tables."""
+    readme, page = Path("README.md"), Path("docs/iq3_a770.md")
+    replace(readme, "nano results", quality_table(json.loads((RESULTS / "bench/quality.json").read_text())))
+    replace(page, "study", quality_table(json.loads((RESULTS / "study/recipes.json").read_text())))
+    output = subprocess.run([PROGRAM, "--speed"], check=True, capture_output=True, text=True).stdout
+    replace(page, "encoder", encoder_table(output))
+    replace(page, "throughput", throughput_table(output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The engine's other tools on files with IQ3_A770 and on twins: they work, or refuse as they do for other types."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gguf_files import (
+    BAD_IQ3_A770,
+    F32,
+    IQ3_A770,
+    IQ3_KEYS,
+    PLAIN,
+    Q4_K,
+    Raw,
+    expert,
+    filled,
+    nano_variants,
+    twin_keys,
+    write,
+)
+from prune_dual import IQ3_A770_CODEBOOK, Gguf, Twin
+
+pytestmark = pytest.mark.engine
+
+LEGACY = 42
+LEGACY_ENV = "GGUF_IQ3_A770_LEGACY_ID"
+SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run(engine_bin) -> Run:
+    """Run a program of the engine; output and messages are returned together."""
+
+    def start(program: str, *arguments: object, code: int = 0, legacy: bool = False):
+        env = os.environ | {LEGACY_ENV: "1" if legacy else "0"}
+        command = [str(part) for part in (engine_bin(program), *arguments)]
+        done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == code, done.stdout[-2000:]
+        return done
+
+    return start
+
+
+@pytest.fixture
+def bf16(nano, root) -> Path:
+    """The nano model before quantization."""
+    return root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"
+
+
+@pytest.fixture
+def variant0(nano, root) -> Path:
+    """The nano model with its experts in IQ3_A770."""
+    return root / "resources/models/nex-n2-nano/Nex-N2-nano-variant0.gguf"
+
+
+def contents(path: Path) -> dict[str, tuple]:
+    """What a reader finds under each tensor's name."""
+    return {tensor.name: (tensor.shape, tensor.type, tensor.data.read()) for tensor in Gguf.read(path).tensors}
+
+
+def keys(path: Path) -> dict[str, object]:
+    """All keys but those of split files."""
+    return {name: entry.value for name, entry in Gguf.read(path).kv.items() if name not in SPLIT_KEYS}
+
+
+def tensor_types(path: Path) -> set[int]:
+    """The type ids as they stand in the file, read without anything that translates them."""
+    return {tensor.type for tensor in Gguf.read(path).tensors}
+
+
+def plain_and_twin(folder: Path) -> dict[str, Path]:
+    plain, _ = nano_variants(folder)
+    names = [expert(layer, kind) for layer in range(2) for kind in ("gate", "up")]
+    tensors = [filled("output_norm.weight", (256,), F32)]
+    for name in names:
+        tensors += [filled(name, (256, 3, 4), IQ3_A770), filled(f"{name}.v1", (256, 3, 4), Q4_K)]
+    return {"plain": plain, "twin": write(folder / "twin.gguf", twin_keys(names, [0, 0, 1, 1]) + IQ3_KEYS, tensors)}
+
+
+# llama-gguf-split
+
+
+def split(run: Run, path: Path, most: int = 3) -> list[Path]:
+    run("llama-gguf-split", "--split", "--split-max-tensors", most, path, path.with_suffix(""))
+    return sorted(path.parent.glob(f"{path.stem}-*-of-*.gguf"))
+
+
+@pytest.mark.parametrize("which", ["plain", "twin"])
+def test_split_and_merge_give_the_file_again(run, tmp_path, which):
+    path = plain_and_twin(tmp_path)[which]
+    parts = split(run, path)
+    assert len(parts) > 2
+    merged = tmp_path / "merged.gguf"
+    run("llama-gguf-split", "--merge", parts[0], merged)
+    assert contents(merged) == contents(path)
+    assert list(contents(merged)) == list(contents(path))
+    assert keys(merged) == keys(path)
+
+
+def test_every_split_with_the_type_carries_its_keys(run, tmp_path):
+    for part in split(run, plain_and_twin(tmp_path)["plain"]):
+        types = tensor_types(part)
+        assert LEGACY not in types
+        if IQ3_A770 in types:
+            assert keys(part)["iq3_a770.version"] == 1
+            assert keys(part)["iq3_a770.codebook"] == list(IQ3_A770_CODEBOOK)
+
+
+def test_a_split_twin_is_selected_from_like_the_whole(run, tmp_path):
+    path = plain_and_twin(tmp_path)["twin"]
+    first = split(run, path)[0]
+    done = run("llama-variant-info", "--override-kv", "general.tensor_variant.promote=str:0-1", first, path)
+    split_record, record = (json.loads(line) for line in done.stdout.splitlines())
+    assert split_record | {"file": None} == record | {"file": None}
+    assert record["promoted"] == [expert(0, "gate"), expert(0, "up")]
+
+
+@pytest.mark.parametrize("case", BAD_IQ3_A770)
+def test_split_refuses_another_iq3_a770(run, tmp_path, case):
+    build, words = BAD_IQ3_A770[case]
+    done = run("llama-gguf-split", "--split", build(tmp_path / "bad.gguf"), tmp_path / "out", code=1)
+    # the engine names a wrong type by its name
+    assert all(word in done.stdout for word in words if word != "type")
+    assert not list(tmp_path.glob("out*"))
+
+
+# gguf-dump
+
+
+def test_dump_of_the_tree_knows_the_type(run, root, tmp_path):
+    script = root / "resources/engine/source/gguf-py/gguf/scripts/gguf_dump.py"
+    if not script.exists():
+        pytest.skip("the engine's tree is not there")
+    path = plain_and_twin(tmp_path)["twin"]
+    done = subprocess.run([sys.executable, script, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "| IQ3_A770 |" in line]
+    assert len(lines) == 4
+    assert all("256," in line for line in lines)
+    assert "iq3_a770.codebook = [-125, -73, -36, -4, 21, 49, ...]" in done.stdout
+
+
+# llama-quantize
+
+
+@pytest.mark.nano
+def test_dry_run_shows_the_type_and_writes_nothing(run, bf16):
+    before = sorted(bf16.parent.iterdir())
+    done = run("llama-quantize", "--dry-run", bf16, "IQ3_A770")
+    assert done.stdout.count("(iq3_a770)") == 24
+    assert "BPW" in done.stdout
+    assert sorted(bf16.parent.iterdir()) == before
+
+
+@pytest.mark.nano
+def test_requantizing_is_refused_unless_allowed(run, bf16, tmp_path):
+    source, out = tmp_path / "iq3.gguf", tmp_path / "out.gguf"
+    # all but the experts stay as they are: the refusal must come from the type
+    others = ("attn", "ssm", "shexp", "gate_inp")
+    keep = [part for other in others for part in ("--tensor-type", f"{other}=bf16")]
+    keep += ["--token-embedding-type", "bf16", "--output-tensor-type", "bf16"]
+    run("llama-quantize", *keep, bf16, source, "IQ3_A770")
+    done = run("llama-quantize", source, out, "Q4_K", code=1)
+    assert "requantizing from type iq3_a770 is disabled" in done.stdout
+    run("llama-quantize", "--allow-requantize", source, out, "Q8_0")
+    assert IQ3_A770 not in tensor_types(out)
+
+
+@pytest.mark.nano
+def test_quantize_refuses_another_iq3_a770(run, variant0, tmp_path):
+    data = bytearray(variant0.read_bytes())
+    at = data.index(b"iq3_a770.version") + len("iq3_a770.version") + 4
+    data[at : at + 4] = (2).to_bytes(4, "little")
+    (tmp_path / "other.gguf").write_bytes(data)
+    done = run("llama-quantize", "--allow-requantize", tmp_path / "other.gguf", tmp_path / "out.gguf", "Q8_0", code=1)
+    assert "'iq3_a770.version' is u32 2, expected u32 1" in done.stdout
+    assert not (tmp_path / "out.gguf").exists()
+
+
+# the first id of the type
+
+
+def legacy_twin(path: Path) -> Path:
+    name = expert(0, "up")
+    tensors = [filled(name, (256, 4), LEGACY), filled(f"{name}.v1", (256, 4), Q4_K)]
+    return write(path, twin_keys([name]), tensors)
+
+
+def legacy_plain(path: Path) -> Path:
+    return write(path, PLAIN, [Raw("a.weight", (256, 4), LEGACY), Raw("b.weight", (256,), F32)])
+
+
+def test_legacy_id_is_taken_from_a_twin(run, tmp_path):
+    path = legacy_twin(tmp_path / "twin.gguf")
+    done = run("llama-variant-info", path)
+    assert json.loads(done.stdout.splitlines()[-1])["variant0_bytes"] == 4 * 102
+    assert "no key 'iq3_a770.version'" in done.stdout  # taken as version 1, with a warning
+    assert Twin.read(path).gguf.legacy
+
+
+def test_legacy_id_is_refused_elsewhere_unless_asked_for(run, tmp_path):
+    path = legacy_plain(tmp_path / "plain.gguf")
+    done = run("llama-variant-info", path, code=1)
+    error = json.loads(done.stdout.splitlines()[-1])["error"]
+    assert all(word in error for word in ("a.weight", "42", "770", LEGACY_ENV))
+    done = run("llama-variant-info", path, legacy=True)
+    assert json.loads(done.stdout.splitlines()[-1])["selected_bytes"] == 4 * 102 + 4 * 256
+
+
+@pytest.mark.parametrize("build", [legacy_twin, legacy_plain])
+def test_legacy_id_is_never_written(run, tmp_path, build):
+    path = build(tmp_path / "old.gguf")
+    run("llama-gguf-split", "--split", "--split-max-tensors", 1, path, tmp_path / "new", legacy=build is legacy_plain)
+    parts = sorted(tmp_path.glob("new-*.gguf"))
+    assert len(parts) == 2
+    for part in parts:
+        # split files hold no variant keys but the first: an id 42 would show as such
+        ids = tensor_types(part)
+        assert LEGACY not in ids
+        if IQ3_A770 in ids:
+            assert not Gguf.read(part).legacy
+            assert keys(part)["iq3_a770.version"] == 1
+    merged = tmp_path / "merged.gguf"
+    run("llama-gguf-split", "--merge", parts[0], merged)
+    assert not Gguf.read(merged).legacy
+    assert IQ3_A770 in tensor_types(merged)
