@@ -50,7 +50,7 @@ def throughput_table(output: str) -> str:
     """Return test-iq3-a770's table of speeds."""
     head = ["type", "bits per weight", "MB/s of F32", "of Q4_K", "relative RMSE", "with imatrix"]
     found = re.findall(r"^(\w+) +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) +([\d.]+)$", output, re.MULTILINE)
-    (base,) = (float(speed) for name, speed, *_ in found if name == "q4_k")
+    (base,) = (float(speed) for name, speed, *_ in found if name.lower() == "q4_k")
     rows = [
         [name.upper(), bpw, speed, f"{float(speed) / base:.1f} x", plain, weighted]
         for name, speed, bpw, plain, weighted in found
