@@ -1,5 +1,6 @@
 """Gather the quality rows into one table and draw KLD against size."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +29,10 @@ def draw(table: pd.DataFrame, title: str, ours: Sequence[str]) -> plt.Figure:
         points = ordered[group]
         style = "o" if len(ours) else "o-"
         axes.errorbar(points.bytes / unit, points.kld_mean, yerr=points.kld_mean_err, fmt=style, capsize=3, color=color)
-    for _, row in ordered.iterrows():
-        place = {"textcoords": "offset points", "xytext": (8, 8), "fontsize": 9}
+    # neighbours are close: their labels go to different sides
+    sides = itertools.cycle([((8, 8), "left"), ((-8, -14), "right"), ((-8, 8), "right")])
+    for (offset, align), (_, row) in zip(sides, ordered.iterrows(), strict=False):
+        place = {"textcoords": "offset points", "xytext": offset, "ha": align, "fontsize": 9}
         axes.annotate(row.label, (row.bytes / unit, row.kld_mean), **place)
     axes.set(xlabel=f"weights [{name}]", ylabel="mean KLD [nats per token]", title=title)
     axes.set_ylim(bottom=0, top=1.15 * (table.kld_mean + table.kld_mean_err).max())
