@@ -1,0 +1,35 @@
+"""The tables of README.md and docs/: read off the engine's output, put between their marks."""
+
+from update_tables import encoder_table, replace, throughput_table
+
+OUTPUT = """\
+relative RMSE          |      no weights, 1536 blocks      |   exhaustive search, 48 blocks
+                       |  plain   search |  prototype      | none: best   here | imatrix: best   here
+Gaussian               | 0.1743   0.1570 | 0.1736   0.1571 | 0.15755  0.15757 | 0.12789  0.12790
+error of the search                                                      ok
+
+one thread, with weights |    MB/s of F32 |    bpw | relative RMSE: none   imatrix
+q3_K                     |          110.3 | 3.4375 |              0.1508    0.1292
+q4_K                     |           20.0 | 4.5000 |              0.0708    0.0618
+iq3_a770                 |           50.0 | 3.1875 |              0.1566    0.1389
+"""
+
+
+def test_encoder_rows():
+    (row,) = encoder_table(OUTPUT).splitlines()[2:]
+    assert row == "| Gaussian | 0.1743 | 0.1570 | 0.1736 | 0.1571 | 0.15755 | 0.15757 | 0.12789 | 0.12790 |"
+
+
+def test_speeds_are_beside_q4_k():
+    rows = throughput_table(OUTPUT).splitlines()[2:]
+    assert rows[0].startswith("| Q3_K | 3.4375 | 110.3 | 5.5 x |")
+    assert rows[2] == "| IQ3_A770 | 3.1875 | 50.0 | 2.5 x | 0.1566 | 0.1389 |"
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- study -->\nold\n<!-- end study -->\nafter <!-- encoder -->\n")
+    for _ in range(2):
+        replace(page, "study", "new")
+        expected = "before\n<!-- study -->\n\nnew\n\n<!-- end study -->\nafter <!-- encoder -->\n"
+        assert page.read_text() == expected
