@@ -134,10 +134,9 @@ def test_split_refuses_another_iq3_a770(run, tmp_path, case):
 # gguf-dump
 
 
-def test_dump_of_the_tree_knows_the_type(run, root, tmp_path):
+@pytest.mark.nano
+def test_dump_of_the_tree_knows_the_type(nano, root, tmp_path):
     script = root / "resources/engine/source/gguf-py/gguf/scripts/gguf_dump.py"
-    if not script.exists():
-        pytest.skip("the engine's tree is not there")
     path = plain_and_twin(tmp_path)["twin"]
     done = subprocess.run([sys.executable, script, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
