@@ -146,11 +146,20 @@ def test_errors_are_one_line_and_exit_code_1(run, twin, tmp_path, arguments, wor
 
 
 def test_interrupted_run_leaves_nothing(run, tmp_path):
-    # the data is a hole in the twin, but 6 GiB to copy: long enough to be caught at it
-    names = [Raw("big.weight", (1 << 30, 1), 0), Raw(GATES[0], (256, 4), Q3_K), Raw(f"{GATES[0]}.v1", (256, 4), Q4_K)]
-    gguf_files.write(tmp_path / "twin.gguf", twin_keys(GATES[:1]), [*names, Raw("more.weight", (1 << 29,), 0)])
+    # a copy that does not end, so that the interruption always finds it under way
+    code = """
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("prune_dual", "prune-dual.py")
+tool = sys.modules["prune_dual"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+tool._copy = lambda *_: time.sleep(60)
+sys.exit(tool.main(sys.argv[1:]))
+"""
+    gguf_files.small_twin(tmp_path / "twin.gguf")
     before = files(tmp_path)
-    command = [sys.executable, "-I", "prune-dual.py", "--dual", "twin.gguf", "--out", "out.gguf", "--variant", "0"]
+    arguments = ["--dual", "twin.gguf", "--out", "out.gguf", "--variant", "0"]
+    # -B: the only new file is the partial one
+    command = [sys.executable, "-I", "-B", "-c", code, *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while files(tmp_path) == before and process.poll() is None:
         time.sleep(0.002)
