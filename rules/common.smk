@@ -43,35 +43,29 @@ def benchmarks(path):
 LOCAL = "local:"
 
 
-def text_path(reference):
-    """A corpus: a file of the user's, or one that retrieve_text brings."""
+def source_path(reference, kind, fetched):
+    """A file or folder of the user's, or `fetched`, which a rule brings from the source of that name."""
     if reference.startswith(LOCAL):
-        return existing(reference.removeprefix(LOCAL), reference)
-    if reference not in SOURCES.texts:
+        path = reference.removeprefix(LOCAL)
+        if not Path(path).exists():
+            raise WorkflowError(
+                f"{reference}: no such file or folder; give a path as seen from {Path.cwd()}"
+            )
+        return path
+    known = getattr(SOURCES, kind)
+    if reference not in known:
         raise WorkflowError(
-            f"{reference!r} is not among texts in {SOURCES_FILE}; known: {', '.join(SOURCES.texts)}"
+            f"{reference!r} is not among {kind} in {SOURCES_FILE}; known: {', '.join(known)}"
         )
-    return resources(f"texts/{reference}.txt")
+    return resources(fetched)
+
+
+def text_path(reference):
+    return source_path(reference, "texts", f"texts/{reference}.txt")
 
 
 def checkpoint_path(reference):
-    """The checkpoint's folder: the user's, or one that retrieve_checkpoint brings."""
-    if reference.startswith(LOCAL):
-        return existing(reference.removeprefix(LOCAL), reference)
-    if reference not in SOURCES.checkpoints:
-        known = ", ".join(SOURCES.checkpoints)
-        raise WorkflowError(
-            f"{reference!r} is not among checkpoints in {SOURCES_FILE}; known: {known}"
-        )
-    return resources(f"checkpoints/{reference}")
-
-
-def existing(path, reference):
-    if not Path(path).exists():
-        raise WorkflowError(
-            f"{reference}: no such file or folder; give a path as seen from {Path.cwd()}"
-        )
-    return path
+    return source_path(reference, "checkpoints", f"checkpoints/{reference}")
 
 
 # threads a heavy rule asks for; --cores lowers it

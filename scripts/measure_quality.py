@@ -6,6 +6,7 @@ from typing import Any
 
 from phase_twin.engine import BATCH, ENVIRONMENT, override
 from phase_twin.errors import UserError
+from phase_twin.experts import EXPERTS
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf, Twin
@@ -48,7 +49,7 @@ def weight_facts(path: str, variant: int | None) -> dict[str, Any]:
     """
     model = Gguf.read(path)
     tensors = model.tensors if variant is None else Twin.of(model).phase(variant)
-    experts = [tensor for tensor in tensors if "_exps." in tensor.name]
+    experts = [tensor for tensor in tensors if EXPERTS.fullmatch(tensor.name)]
     bits = 8 * sum(tensor.nbytes for tensor in experts)
     weights = sum(tensor.n_elements for tensor in experts)
     return {"bytes": sum(tensor.nbytes for tensor in tensors), "bpw_experts": round(bits / weights, 4)}

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from phase_twin.errors import UserError
+from phase_twin.experts import EXPERTS
 from phase_twin.rule import Progress, run_rule
 from prune_dual import (
     CHUNK,
@@ -39,8 +39,6 @@ from prune_dual import (
 )
 
 log = logging.getLogger("phase_twin")
-
-EXPERTS = re.compile(r"blk\.\d+\.ffn_(gate|up|down)_exps\.weight")
 
 
 def pack(

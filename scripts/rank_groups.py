@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import gguf
 import numpy as np
 
 from phase_twin.errors import UserError
+from phase_twin.experts import EXPERTS, layer_and_class
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule
 from prune_dual import Gguf
 
 log = logging.getLogger("phase_twin")
-
-EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)_exps\.weight")
 
 
 def read_imatrix(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -81,14 +79,6 @@ def order_groups(
     if not tie_gate_up:
         return order, None
     return order, [number for number, unit in enumerate(ordered) for _ in units[unit]]
-
-
-def layer_and_class(name: str) -> tuple[int, str]:
-    """Split the name of a routed-expert tensor: its layer, and "gate", "up" or "down"."""
-    match = EXPERTS.fullmatch(name)
-    if not match:
-        raise UserError(f"{name}: not a routed-expert tensor, cannot be ranked")
-    return int(match[1]), match[2]
 
 
 def expert_bytes(path: str | Path) -> dict[str, int]:

@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
+from phase_twin.experts import EXPERTS, layer_and_class
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule
-from rank_groups import imatrix_energy, layer_and_class, read_imatrix
+from rank_groups import imatrix_energy, read_imatrix
 
 
 def rank_layers(energy: dict[str, float]) -> dict[str, list[int]]:
@@ -25,7 +26,7 @@ def rank_layers(energy: dict[str, float]) -> dict[str, list[int]]:
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    experts = {name: entry for name, entry in read_imatrix(snakemake.input.imatrix).items() if "_exps." in name}
+    experts = {name: entry for name, entry in read_imatrix(snakemake.input.imatrix).items() if EXPERTS.fullmatch(name)}
     ranking = rank_layers({name: imatrix_energy(*entry) for name, entry in experts.items()})
     write_text(snakemake.output.ranking, json.dumps(ranking) + "\n")
 
