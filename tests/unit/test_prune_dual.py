@@ -160,7 +160,12 @@ sys.exit(tool.main(sys.argv[1:]))
     arguments = ["--dual", "twin.gguf", "--out", "out.gguf", "--variant", "0"]
     # -B: the only new file is the partial one
     command = [sys.executable, "-I", "-B", "-c", code, *arguments]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+
+    def heed_ctrl_c() -> None:
+        # a job in the background of a shell is started deaf to it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     while files(tmp_path) == before and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
