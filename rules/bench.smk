@@ -14,6 +14,11 @@ CASES = bench_cases()
 STUDY = {name: (quantized(name), None) for name in RECIPES if name.startswith("study-")}
 
 
+def measured(label):
+    """File and phase that a label stands for, those of the studies included."""
+    return (CASES | STUDY | CODEBOOK_CASES)[label]
+
+
 def reference_model(wildcards):
     if CFG.bench.quality.reference == "BF16":
         return rules.convert_checkpoint.output.model
@@ -51,7 +56,7 @@ rule write_reference_logits:
 rule measure_quality:
     input:
         program=engine("llama-perplexity"),
-        model=lambda wildcards: (CASES | STUDY)[wildcards.label][0],
+        model=lambda wildcards: measured(wildcards.label)[0],
         verified=lambda wildcards: (
             rules.verify_twin.output.report if wildcards.label in CASES else []
         ),
@@ -72,7 +77,7 @@ rule measure_quality:
         runtime=minutes(5),
     params:
         label=lambda wildcards: wildcards.label.removeprefix("study-"),
-        variant=lambda wildcards: (CASES | STUDY)[wildcards.label][1],
+        variant=lambda wildcards: measured(wildcards.label)[1],
         reference=CFG.bench.quality.reference,
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,

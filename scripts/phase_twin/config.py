@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UserError
 
@@ -155,10 +155,29 @@ class Bench(_Strict):
     speed: Speed
 
 
+def _is_codebook(table: list[int]) -> list[int]:
+    if table != sorted(set(table)) or max(map(abs, table)) != 127:
+        raise ValueError("must ascend, and its largest magnitude must be 127")
+    return table
+
+
+Codebook = Annotated[list[int], Field(min_length=8, max_length=8), AfterValidator(_is_codebook)]
+
+
 class Study(_Strict):
-    """What `snakemake study_recipes` compares, beside what the twin is made of."""
+    """What `snakemake study_recipes` and `study_codebooks` compare, beside what the twin is made of."""
 
     recipes: dict[Name, Recipe]
+    codebooks: dict[Name, Codebook] = Field(
+        description="tables for IQ3_A770 beside version 1 and the one that is fitted to the model"
+    )
+    codebook_runs: int = Field(ge=2, description="runs per table, all but the first with weights jittered by 5 %")
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "Study":
+        if taken := {"version-1", "lloyd"} & self.codebooks.keys():
+            raise ValueError(f"codebooks: the name {min(taken)!r} is taken")
+        return self
 
 
 class Config(_Strict):

@@ -5,19 +5,13 @@ import numpy as np
 from prune_dual import IQ3_A770_BLOCK, IQ3_A770_BYTES, IQ3_A770_CODEBOOK
 
 
-def decode(blocks: np.ndarray) -> np.ndarray:
-    """Decode blocks of 256 weights.
+def unpack(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes, uint8 [n, 256], and the scales, float32 [n, 8], d * scale of each sub-block of 32 weights.
 
     Parameters
     ----------
     blocks : uint8 [n, 102]
         hmask[32] (high bit of each code), qs[64] (low two bits), scales[4] (eight 4-bit scales), d (IEEE half).
-
-    Returns
-    -------
-    float32 [n, 256]
-        d * scale * K[code]. Half times 4 bits times 8 bits fits the 24 bits of a float32: the products are exact, so
-        the order of the operations does not matter and every right decoder agrees bit for bit.
     """
     if blocks.dtype != np.uint8 or blocks.ndim != 2 or blocks.shape[1] != IQ3_A770_BYTES:
         raise ValueError(f"blocks must be uint8 [n, {IQ3_A770_BYTES}], are {blocks.dtype} {list(blocks.shape)}")
@@ -28,9 +22,24 @@ def decode(blocks: np.ndarray) -> np.ndarray:
     half, byte, pair = weight // 128, weight % 32, (weight % 128) // 32
     low = (qs[:, 32 * half + byte] >> (2 * pair).astype(np.uint8)) & 3
     high = (hmask[:, byte] >> (weight // 32).astype(np.uint8)) & 1
-    code = low | (high << 2)
 
-    sub_block = weight // 32
+    sub_block = np.arange(8)
     nibble = (scales[:, sub_block >> 1] >> (4 * (sub_block & 1)).astype(np.uint8)) & 15
-    scale = nibble.astype(np.float32) - 8
-    return d * scale * np.array(IQ3_A770_CODEBOOK, np.float32)[code]
+    return low | (high << 2), d * (nibble.astype(np.float32) - 8)
+
+
+def decode(blocks: np.ndarray) -> np.ndarray:
+    """Decode blocks of 256 weights.
+
+    Parameters
+    ----------
+    blocks : uint8 [n, 102]
+
+    Returns
+    -------
+    float32 [n, 256]
+        d * scale * K[code]. Half times 4 bits times 8 bits fits the 24 bits of a float32: the products are exact, so
+        the order of the operations does not matter and every right decoder agrees bit for bit.
+    """
+    codes, scales = unpack(blocks)
+    return scales.repeat(32, axis=1) * np.array(IQ3_A770_CODEBOOK, np.float32)[codes]

@@ -55,6 +55,10 @@ def test_nano_states_only_what_differs(root, release):
             ["variants.0.gate.type", "IQ9"],
         ),
         ({"variants": [{"gate": "Q4_K", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K"}] * 2}, ["nothing to promote"]),
+        ({"study": {"codebooks": {"x": [-127, 0, 1]}}}, ["study.codebooks.x", "8 items"]),
+        ({"study": {"codebooks": {"x": [-127, 0, 1, 2, 3, 4, 6, 5]}}}, ["study.codebooks.x", "ascend"]),
+        ({"study": {"codebooks": {"x": [-126, 0, 1, 2, 3, 4, 5, 6]}}}, ["study.codebooks.x", "must be 127"]),
+        ({"study": {"codebooks": {"lloyd": [-127, 0, 1, 2, 3, 4, 5, 6]}}}, ["study", "'lloyd' is taken"]),
     ],
 )
 def test_mistakes_are_refused(release, changes, words):

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from conftest import NANO_CONFIG
+from phase_twin.codebook import Codec
 from phase_twin.engine import BATCH, override
-from prune_dual import VARIANT_PREFIX, Gguf, Twin
+from phase_twin.expert_matrices import expert_tensors, matrices
+from prune_dual import IQ3_A770_CODEBOOK, VARIANT_PREFIX, Gguf, Twin
+from rank_groups import read_imatrix
 from update_tables import quality_table
 
 pytestmark = pytest.mark.nano
@@ -41,6 +44,16 @@ def test_everything_is_there(nano):
         "release/build/llama.cpp-turbo-phase-twin.patch",
     ):
         assert (nano / name).stat().st_size > 0, name
+
+
+def test_the_study_of_codebooks_encodes_version_1_as_the_engine_does(nano, root, tmp_path):
+    model = Gguf.read(root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf")
+    imatrix = read_imatrix(nano / "imatrix.gguf")
+    variant = {tensor.name: tensor for tensor in Twin.read(nano / "Nex-N2-nano-twin.gguf").phase(0)}
+    codec = Codec(IQ3_A770_CODEBOOK, root / "resources/engine/source", tmp_path, tmp_path / "tool.log")
+    for tensor in expert_tensors(model, imatrix):
+        blocks = b"".join(codec.encode(one.rows, one.columns).tobytes() for one in matrices(tensor, imatrix))
+        assert blocks == variant[tensor.name].data.read(), tensor.name
 
 
 def test_layer_counts_are_those_of_the_tensors(nano):
