@@ -1,6 +1,6 @@
 """Write the measured tables into README.md and docs/iq3_a770.md, between their marks.
 
-usage: update_tables.py   (from the project's folder, after `make nano` and study_recipes)
+usage: update_tables.py   (from the project's folder, after `make nano`, study_recipes and study_codebooks)
 """
 
 import json
@@ -58,6 +58,26 @@ def throughput_table(output: str) -> str:
     return markdown(head, rows)
 
 
+def codebooks_table(rows: list[dict[str, Any]]) -> str:
+    """Return rows of codebooks.json as a table; errors are those over runs."""
+    head = ["", "K", "relative RMSE", "beside version 1", "mean KLD", "99.9 % KLD", "top-1", "PPL ratio"]
+    (base,) = (row["rmse"] for row in rows if row["codebook"] == "version-1")
+    cells = [
+        [
+            row["codebook"],
+            ", ".join(map(str, row["table"])),
+            f"{row['rmse']:.4f}",
+            f"{100 * (row['rmse'] / base - 1):+.1f} %",
+            f"{row['kld_mean']:.5f} ± {row['kld_mean_run_err']:.5f}",
+            f"{row['kld_p999']:.3f} ± {row['kld_p999_run_err']:.3f}",
+            f"{row['top1']:.2f} ± {row['top1_run_err']:.2f} %",
+            f"{row['ppl_ratio']:.4f} ± {row['ppl_ratio_run_err']:.4f}",
+        ]
+        for row in rows
+    ]
+    return markdown(head, cells)
+
+
 def replace(path: Path, mark: str, table: str) -> None:
     """Put `table` between the marks of that name in the file."""
     begin, end = f"<!-- {mark} -->", f"<!-- end {mark} -->"
@@ -70,6 +90,7 @@ def main() -> None:
     readme, page = Path("README.md"), Path("docs/iq3_a770.md")
     replace(readme, "nano results", quality_table(json.loads((RESULTS / "bench/quality.json").read_text())))
     replace(page, "study", quality_table(json.loads((RESULTS / "study/recipes.json").read_text())))
+    replace(page, "codebooks", codebooks_table(json.loads((RESULTS / "study/codebooks.json").read_text())))
     output = subprocess.run([PROGRAM, "--speed"], check=True, capture_output=True, text=True).stdout
     replace(page, "encoder", encoder_table(output))
     replace(page, "throughput", throughput_table(output))

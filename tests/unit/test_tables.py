@@ -1,6 +1,6 @@
 """The tables of README.md and docs/: read off the engine's output, put between their marks."""
 
-from update_tables import encoder_table, replace, throughput_table
+from update_tables import codebooks_table, encoder_table, replace, throughput_table
 
 OUTPUT = """\
 relative RMSE          |      no weights, 1536 blocks      |   exhaustive search, 48 blocks
@@ -22,8 +22,25 @@ def test_encoder_rows():
 
 def test_speeds_are_beside_q4_k():
     rows = throughput_table(OUTPUT).splitlines()[2:]
+    assert len(rows) == 3
     assert rows[0].startswith("| Q3_K | 3.4375 | 110.3 | 5.5 x |")
     assert rows[2] == "| IQ3_A770 | 3.1875 | 50.0 | 2.5 x | 0.1566 | 0.1389 |"
+
+
+def test_codebooks_are_beside_version_1():
+    row = {
+        "table": [-125, 127],
+        "kld_mean": 0.042,
+        "kld_mean_run_err": 0.0003,
+        "kld_p999": 0.7,
+        "kld_p999_run_err": 0.02,
+    }
+    row |= {"top1": 89.5, "top1_run_err": 0.05, "ppl_ratio": 1.03, "ppl_ratio_run_err": 0.001}
+    rows = [row | {"codebook": "version-1", "rmse": 0.2}, row | {"codebook": "other", "rmse": 0.19}]
+    first, second = codebooks_table(rows).splitlines()[2:]
+    assert first.startswith("| version-1 | -125, 127 | 0.2000 | +0.0 % | 0.04200 ± 0.00030 | 0.700 ± 0.020 |")
+    assert first.endswith("| 89.50 ± 0.05 % | 1.0300 ± 0.0010 |")
+    assert second.startswith("| other | -125, 127 | 0.1900 | -5.0 % |")
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
