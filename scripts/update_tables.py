@@ -58,6 +58,19 @@ def throughput_table(output: str) -> str:
     return markdown(head, rows)
 
 
+def shapes_table(output: str) -> str:
+    """Return test-iq3-a770's table of errors on experts of full size."""
+    (shapes,) = re.findall(r"^columns x rows .*$", output, re.MULTILINE)
+    names = [
+        f"{shape}: {name}" for shape in re.findall(r"(\d+ x \d+):", shapes) for name in ("Gaussian", "Laplace", "t5")
+    ]
+    found = re.findall(
+        r"^(\w+) +\| +([\d.]+) \| ([\d.]+ [\d.]+ [\d.]+) \| ([\d.]+ [\d.]+ [\d.]+) \|$", output, re.MULTILINE
+    )
+    rows = [[kind.upper(), bpw, *first.split(), *second.split()] for kind, bpw, first, second in found]
+    return markdown(["type", "bits per weight", *names], rows)
+
+
 def codebooks_table(rows: list[dict[str, Any]]) -> str:
     """Return rows of codebooks.json as a table; errors are those over runs."""
     head = ["", "K", "relative RMSE", "beside version 1", "mean KLD", "99.9 % KLD", "top-1", "PPL ratio"]
@@ -91,9 +104,10 @@ def main() -> None:
     replace(readme, "nano results", quality_table(json.loads((RESULTS / "bench/quality.json").read_text())))
     replace(page, "study", quality_table(json.loads((RESULTS / "study/recipes.json").read_text())))
     replace(page, "codebooks", codebooks_table(json.loads((RESULTS / "study/codebooks.json").read_text())))
-    output = subprocess.run([PROGRAM, "--speed"], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run([PROGRAM, "--speed", "--shapes"], check=True, capture_output=True, text=True).stdout
     replace(page, "encoder", encoder_table(output))
     replace(page, "throughput", throughput_table(output))
+    replace(page, "shapes", shapes_table(output))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The tables of README.md and docs/: read off the engine's output, put between their marks."""
 
-from update_tables import codebooks_table, encoder_table, replace, throughput_table
+from update_tables import codebooks_table, encoder_table, replace, shapes_table, throughput_table
 
 OUTPUT = """\
 relative RMSE          |      no weights, 1536 blocks      |   exhaustive search, 48 blocks
@@ -12,6 +12,11 @@ one thread, with weights |    MB/s of F32 |    bpw | relative RMSE: none   imatr
 q3_K                     |          110.3 | 3.4375 |              0.1508    0.1292
 q4_K                     |           20.0 | 4.5000 |              0.0708    0.0618
 iq3_a770                 |           50.0 | 3.1875 |              0.1566    0.1389
+
+relative RMSE, with weights: 4 experts of each shape and distribution, 25165824 weights in all
+columns x rows |    bpw | 2048 x 512: Gaussian Laplace t5 | 512 x 2048: Gaussian Laplace t5 |
+iq3_a770       | 3.1875 | 0.1382 0.1602 0.1628 | 0.1379 0.1608 0.1617 |
+q3_K           | 3.4375 | 0.1289 0.1531 0.1533 | 0.1287 0.1536 0.1524 |
 """
 
 
@@ -25,6 +30,14 @@ def test_speeds_are_beside_q4_k():
     assert len(rows) == 3
     assert rows[0].startswith("| Q3_K | 3.4375 | 110.3 | 5.5 x |")
     assert rows[2] == "| IQ3_A770 | 3.1875 | 50.0 | 2.5 x | 0.1566 | 0.1389 |"
+
+
+def test_errors_on_full_shapes():
+    head, _, first, second = shapes_table(OUTPUT).splitlines()
+    assert head.startswith("| type | bits per weight | 2048 x 512: Gaussian |")
+    assert head.endswith("| 512 x 2048: t5 |")
+    assert first == "| IQ3_A770 | 3.1875 | 0.1382 | 0.1602 | 0.1628 | 0.1379 | 0.1608 | 0.1617 |"
+    assert second.startswith("| Q3_K | 3.4375 | 0.1289 |")
 
 
 def test_codebooks_are_beside_version_1():
