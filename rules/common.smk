@@ -68,6 +68,18 @@ def checkpoint_path(reference):
     return source_path(reference, "checkpoints", f"checkpoints/{reference}")
 
 
+def all_recipes():
+    """Every recipe of the configuration under the name of its file."""
+    kind = CFG.bench.quality.reference
+    found = {f"variant{number}": recipe for number, recipe in enumerate(CFG.variants)}
+    found |= {f"study-{label}": recipe for label, recipe in CFG.study.recipes.items()}
+    if kind != "BF16":
+        found["reference"] = Recipe(gate=kind, up=kind, down=kind, rest=kind)
+    return found
+
+
+RECIPES = all_recipes()
+
 # threads a heavy rule asks for; --cores lowers it
 THREADS = 8
 

@@ -1,19 +1,6 @@
-# Requires: the BF16 model and the imatrix.
+# Requires: the BF16 model, the imatrix and, for IQ3_A770, the covariances.
 # Makes: one plain GGUF per recipe: the variants of the twin, the reference model where that is quantized too, and
 # what the study compares.
-
-
-def all_recipes():
-    """Every recipe of the configuration under the name of its file."""
-    kind = CFG.bench.quality.reference
-    found = {f"variant{number}": recipe for number, recipe in enumerate(CFG.variants)}
-    found |= {f"study-{label}": recipe for label, recipe in CFG.study.recipes.items()}
-    if kind != "BF16":
-        found["reference"] = Recipe(gate=kind, up=kind, down=kind, rest=kind)
-    return found
-
-
-RECIPES = all_recipes()
 
 
 def recipe_params(wildcards):
@@ -51,6 +38,11 @@ rule quantize_recipe:
         program=engine("llama-quantize"),
         model=rules.convert_checkpoint.output.model,
         imatrix=rules.compute_imatrix.output.imatrix,
+        covariance=lambda wildcards: (
+            rules.compute_imatrix.output.covariance
+            if RECIPES[wildcards.recipe].needs_covariance
+            else []
+        ),
         ranking=rules.rank_layers.output.ranking,
     output:
         gguf=model_resources(f"{CFG.model.title}-{{recipe}}.gguf"),

@@ -1,5 +1,6 @@
-"""Collect the importance matrix: mean squared activations per input column, per expert."""
+"""Collect the importance matrix, mean squared activations per input column and expert, and covariances if asked for."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ from phase_twin.rule import run_rule, run_tool
 def main(snakemake: Any) -> None:
     """Map the rule to llama-imatrix."""
     n_ctx, chunks = snakemake.params.n_ctx, snakemake.params.chunks
-    with atomic_output(snakemake.output.imatrix) as partial:
+    with ExitStack() as outputs:
+        partial = outputs.enter_context(atomic_output(snakemake.output.imatrix))
         # llama-imatrix chooses the format by the ending
         target = partial.with_suffix(".partial.gguf")
+        outputs.callback(target.unlink, missing_ok=True)
         command = [snakemake.input.program, "-m", snakemake.input.model, "-f", snakemake.input.corpus, "-o", target]
         command += ["--no-ppl", "-c", str(n_ctx), *BATCH, "-t", str(snakemake.threads)]
         command += ["--chunks", str(chunks)] if chunks else []
-        try:
-            run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[(?P<done>\d+)\]", total=chunks)
-            target.rename(partial)
-        finally:
-            Path(target).unlink(missing_ok=True)
+        if covariance := snakemake.output.get("covariance"):
+            command += ["--covariance", outputs.enter_context(atomic_output(covariance))]
+        run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[(?P<done>\d+)\]", total=chunks)
+        target.rename(partial)
 
 
 if __name__ == "__main__":

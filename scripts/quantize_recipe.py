@@ -85,6 +85,8 @@ def main(snakemake: Any) -> None:
     options, file_type = quantize_arguments(snakemake.params.recipe, ranking)
     with atomic_output(snakemake.output.gguf) as partial:
         command = [snakemake.input.program, "--imatrix", snakemake.input.imatrix, *options]
+        if covariance := snakemake.input.get("covariance"):
+            command += ["--covariance", covariance]
         command += [snakemake.input.model, partial, file_type, str(snakemake.threads)]
         run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[ *(?P<done>\d+)/ *(?P<total>\d+)\]")
 

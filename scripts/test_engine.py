@@ -34,7 +34,7 @@ def main(snakemake: Any) -> None:
     tool_log = snakemake.log.tool
     report: dict[str, Any] = {}
     Path(tool_log).unlink(missing_ok=True)
-    for name in ("test-quantize-fns", "test-tensor-variant", "test-iq3-a770"):
+    for name in ("test-quantize-fns", "test-tensor-variant", "test-iq3-a770", "test-iq3-a770-feedback"):
         run_tool([programs[name]], tool_log, append=True)
         report[name] = "passed"
     for operation in OPERATIONS:

@@ -12,7 +12,7 @@ from typing import Any
 from phase_twin.files import write_text
 
 RESULTS = Path("results/nex-n2-nano")
-PROGRAM = Path("resources/engine/cpu/bin/test-iq3-a770")
+PROGRAMS = Path("resources/engine/cpu/bin")
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -71,6 +71,13 @@ def shapes_table(output: str) -> str:
     return markdown(["type", "bits per weight", *names], rows)
 
 
+def feedback_table(output: str) -> str:
+    """Return test-iq3-a770-feedback's table of speeds."""
+    found = re.findall(r"^feedback, +(\d+) columns +\| +([\d.]+) \| ([\d.]+)$", output, re.MULTILINE)
+    head = ["columns", "MB/s of F32, one thread", "seconds for the factor of R, once per layer or expert"]
+    return markdown(head, [list(row) for row in found])
+
+
 def codebooks_table(rows: list[dict[str, Any]]) -> str:
     """Return rows of codebooks.json as a table; errors are those over runs."""
     head = ["", "K", "relative RMSE", "beside version 1", "mean KLD", "99.9 % KLD", "top-1", "PPL ratio"]
@@ -98,16 +105,22 @@ def replace(path: Path, mark: str, table: str) -> None:
     write_text(path, f"{head}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}")
 
 
+def run(program: str, *arguments: str) -> str:
+    """Return what a program of the engine prints."""
+    return subprocess.run([PROGRAMS / program, *arguments], check=True, capture_output=True, text=True).stdout
+
+
 def main() -> None:
     """Write all tables."""
     readme, page = Path("README.md"), Path("docs/iq3_a770.md")
     replace(readme, "nano results", quality_table(json.loads((RESULTS / "bench/quality.json").read_text())))
     replace(page, "study", quality_table(json.loads((RESULTS / "study/recipes.json").read_text())))
     replace(page, "codebooks", codebooks_table(json.loads((RESULTS / "study/codebooks.json").read_text())))
-    output = subprocess.run([PROGRAM, "--speed", "--shapes"], check=True, capture_output=True, text=True).stdout
+    output = run("test-iq3-a770", "--speed", "--shapes")
     replace(page, "encoder", encoder_table(output))
     replace(page, "throughput", throughput_table(output))
     replace(page, "shapes", shapes_table(output))
+    replace(page, "feedback", feedback_table(run("test-iq3-a770-feedback", "--speed")))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NANO_CONFIG = "config/nano.yaml"
+LEGACY_ENV = "GGUF_IQ3_A770_LEGACY_ID"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +47,23 @@ def nano(root: Path, snakemake) -> Path:
     done = snakemake("--configfile", NANO_CONFIG, "--rerun-incomplete")
     assert done.returncode == 0, done.stdout
     return root / "results/nex-n2-nano"
+
+
+@pytest.fixture(scope="session")
+def run(engine_bin) -> Run:
+    """Run a program of the engine; output and messages are returned together."""
+
+    def start(program: str, *arguments: object, code: int = 0, legacy: bool = False):
+        env = os.environ | {LEGACY_ENV: "1" if legacy else "0"}
+        command = [str(part) for part in (engine_bin(program), *arguments)]
+        done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == code, done.stdout[-2000:]
+        return done
+
+    return start
+
+
+@pytest.fixture
+def bf16(nano, root) -> Path:
+    """The nano model before quantization."""
+    return root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"

@@ -89,6 +89,7 @@ class Recipe(_Strict):
     down: ExpertTypes
     rest: RestType = Field(description="everything that is not a routed expert")
     rest_classes: dict[RestClass, RestType] = Field(default={}, description="classes of the rest with another type")
+    feedback: bool = Field(default=True, description="encode IQ3_A770 with error feedback: better, and slower")
 
     @property
     def experts(self) -> dict[str, dict[str, Any]]:
@@ -107,6 +108,11 @@ class Recipe(_Strict):
     def uses(self, quant_type: str) -> bool:
         """Whether some expert tensors are of this type."""
         return any(quant_type in (types["type"], types["raised"]) for types in self.experts.values())
+
+    @property
+    def needs_covariance(self) -> bool:
+        """Whether some expert tensors are encoded with error feedback."""
+        return self.feedback and self.uses("IQ3_A770")
 
 
 class Rank(_Strict):

@@ -10,7 +10,7 @@ PROGRAMS = (
     "llama-variant-info",
     "llama-gguf-split",
 )
-TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant", "test-iq3-a770")
+TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant", "test-iq3-a770", "test-iq3-a770-feedback")
 
 # OpenMP threads that spin on a shared core can slow a step 20 x; this keeps batch and decode speed
 ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conftest import LEGACY_ENV, Run
 from gguf_files import (
     BAD_IQ3_A770,
     F32,
@@ -28,30 +28,7 @@ from prune_dual import IQ3_A770_CODEBOOK, Gguf, Twin
 pytestmark = pytest.mark.engine
 
 LEGACY = 42
-LEGACY_ENV = "GGUF_IQ3_A770_LEGACY_ID"
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="session")
-def run(engine_bin) -> Run:
-    """Run a program of the engine; output and messages are returned together."""
-
-    def start(program: str, *arguments: object, code: int = 0, legacy: bool = False):
-        env = os.environ | {LEGACY_ENV: "1" if legacy else "0"}
-        command = [str(part) for part in (engine_bin(program), *arguments)]
-        done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert done.returncode == code, done.stdout[-2000:]
-        return done
-
-    return start
-
-
-@pytest.fixture
-def bf16(nano, root) -> Path:
-    """The nano model before quantization."""
-    return root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The tables of README.md and docs/: read off the engine's output, put between their marks."""
 
-from update_tables import codebooks_table, encoder_table, replace, shapes_table, throughput_table
+from update_tables import codebooks_table, encoder_table, feedback_table, replace, shapes_table, throughput_table
 
 OUTPUT = """\
 relative RMSE          |      no weights, 1536 blocks      |   exhaustive search, 48 blocks
@@ -38,6 +38,11 @@ def test_errors_on_full_shapes():
     assert head.endswith("| 512 x 2048: t5 |")
     assert first == "| IQ3_A770 | 3.1875 | 0.1382 | 0.1602 | 0.1628 | 0.1379 | 0.1608 | 0.1617 |"
     assert second.startswith("| Q3_K | 3.4375 | 0.1289 |")
+
+
+def test_speed_of_error_feedback():
+    output = "feedback,  256 columns   |            5.9 | 0.000\nfeedback, 2048 columns   |            2.6 | 0.243\n"
+    assert feedback_table(output).splitlines()[2:] == ["| 256 | 5.9 | 0.000 |", "| 2048 | 2.6 | 0.243 |"]
 
 
 def test_codebooks_are_beside_version_1():

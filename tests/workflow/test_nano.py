@@ -46,14 +46,23 @@ def test_everything_is_there(nano):
         assert (nano / name).stat().st_size > 0, name
 
 
-def test_the_study_of_codebooks_encodes_version_1_as_the_engine_does(nano, root, tmp_path):
-    model = Gguf.read(root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf")
-    imatrix = read_imatrix(nano / "imatrix.gguf")
-    variant = {tensor.name: tensor for tensor in Twin.read(nano / "Nex-N2-nano-twin.gguf").phase(0)}
+def test_the_study_of_codebooks_encodes_version_1_as_the_engine_does(nano, root, engine_bin, tmp_path):
+    path = root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"
+    command = [
+        engine_bin("llama-quantize"),
+        "--imatrix",
+        nano / "imatrix.gguf",
+        path,
+        tmp_path / "out.gguf",
+        "IQ3_A770",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    encoded = {tensor.name: tensor for tensor in Gguf.read(tmp_path / "out.gguf").tensors}
+    model, imatrix = Gguf.read(path), read_imatrix(nano / "imatrix.gguf")
     codec = Codec(IQ3_A770_CODEBOOK, root / "resources/engine/source", tmp_path, tmp_path / "tool.log")
     for tensor in expert_tensors(model, imatrix):
         blocks = b"".join(codec.encode(one.rows, one.columns).tobytes() for one in matrices(tensor, imatrix))
-        assert blocks == variant[tensor.name].data.read(), tensor.name
+        assert blocks == encoded[tensor.name].data.read(), tensor.name
 
 
 def test_layer_counts_are_those_of_the_tensors(nano):
@@ -67,7 +76,7 @@ def test_quality_of_both_phases(quality):
     assert low["chunks"] == high["chunks"] == 100
     assert low["bpw_experts"] == 3.1875
     assert high["bpw_experts"] == 4.5
-    assert low["kld_mean"] <= 0.0425
+    assert low["kld_mean"] <= 0.0390
     assert abs(high["kld_mean"] - 0.0155) <= 0.0006
     assert high["top1"] >= 93.5
 
