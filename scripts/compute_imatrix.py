@@ -1,7 +1,6 @@
 """Collect the importance matrix, mean squared activations per input column and expert, and covariances if asked for."""
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from phase_twin.engine import BATCH, ENVIRONMENT

@@ -1,7 +1,6 @@
 """The engine's other tools on files with IQ3_A770 and on twins: they work, or refuse as they do for other types."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
