@@ -1,4 +1,6 @@
 # What every stage uses: the validated configuration, path helpers, needed resources.
+import os
+import sys
 import tomllib
 from pathlib import Path
 
@@ -7,6 +9,9 @@ from snakemake.exceptions import WorkflowError
 from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
 from scripts.phase_twin.errors import UserError
 from scripts.phase_twin.sources import load_sources
+
+# python, cmake and ninja of the environment that snakemake runs in, also where it was not activated
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 SOURCES_FILE = "config/sources.yaml"
