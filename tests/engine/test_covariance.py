@@ -29,7 +29,7 @@ def diagonals(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if not name.endswith(".in_cov"):
             continue
         weight = name.removesuffix(".in_cov")
-        size, n_mat = tensor.shape
+        size, n_mat = (*tensor.shape, 1)[:2]
         packed = np.frombuffer(tensor.data.read(), np.float32).reshape(n_mat, size)
         columns = int(np.sqrt(2 * size))
         upper, full = np.triu_indices(columns), np.zeros((columns, columns))
@@ -74,8 +74,9 @@ def test_they_need_an_imatrix(run, bf16, covariance, tmp_path):
 def test_files_that_do_not_fit_are_refused(run, bf16, imatrix, covariance, tmp_path):
     other = tmp_path / "other.gguf"
     for content, message in (
-        (covariance.read_bytes()[:5000], "cannot be read as GGUF"),
-        (covariance.read_bytes()[:-4], "cannot be read as GGUF|ends too early"),
+        (covariance.read_bytes()[:5000], "past the end of the file"),
+        (covariance.read_bytes()[:-32], "past the end of the file"),
+        (b"GGUF", "cannot be read as GGUF"),
         (imatrix.read_bytes(), "no file of covariances"),
     ):
         other.write_bytes(content)
@@ -90,7 +91,7 @@ def test_files_that_do_not_fit_are_refused(run, bf16, imatrix, covariance, tmp_p
             "IQ3_A770",
         )
         done = run(*command, code=1)
-        assert any(part in done.stdout for part in message.split("|")), done.stdout[-500:]
+        assert message in done.stdout, done.stdout[-500:]
 
 
 def test_they_are_not_merged(run, bf16, imatrix, root, tmp_path):
