@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Plant faults in the SYCL kernels one by one and see whether a test finds each.
+
+usage: mutate_sycl.py   (from the project's folder, after `make test-sycl`; about a minute per fault)
+
+The faults stand in tests/sycl/mutants.yaml. The tests are test-sycl-experts, which calls the kernels, and, if that finds
+nothing, test-backend-ops with reordering and fusion on, without fusion, and with both off. The result is
+results/sycl-mutants.json; the exit code is 1 if a fault was missed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from phase_twin.errors import UserError
+from phase_twin.files import write_text
+
+ENGINE = Path("resources/engine")
+RUN = Path("toolchain/sycl/sycl-run")
+MUTANTS = Path("tests/sycl/mutants.yaml")
+REPORT = Path("results/sycl-mutants.json")
+SOURCES = Path("ggml/src/ggml-sycl")
+TYPES = "type_a=(iq3_a770|q5_K),"
+
+# what is switched off in each mode
+MODES = {
+    "reorder and fusion": {"GGML_SYCL_FORCE_REORDER": "1"},
+    "reorder": {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_FUSE": "0"},
+    "off": {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: `old` is replaced by `new` in one file, where it stands once."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+@contextmanager
+def planted(mutant: Mutant, tree: Path) -> Iterator[None]:
+    """Change the source, and restore it in any case.
+
+    Raises
+    ------
+    UserError
+        if the text does not stand exactly once: the kernels were changed, and the mutant has to follow.
+    """
+    path = tree / SOURCES / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        raise UserError(f"{path}: {mutant.old!r} stands {text.count(mutant.old)} times, not once; mend the mutant")
+    try:
+        path.write_text(text.replace(mutant.old, mutant.new))
+        yield
+    finally:
+        path.write_text(text)
+
+
+def passes(command: list[str | Path], env: dict[str, str]) -> bool:
+    """Whether a test program ends well; crashes and hangs are failures too."""
+    try:
+        done = subprocess.run([RUN, *command], env={**os.environ, **env}, capture_output=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def build(folder: Path, *targets: str) -> None:
+    """Build programs of the engine."""
+    done = subprocess.run(
+        ["cmake", "--build", folder, "-j", str(os.cpu_count()), "--target", *targets], capture_output=True
+    )
+    if done.returncode != 0:
+        raise UserError(f"the mutant does not compile:\n{done.stdout.decode()[-2000:]}")
+
+
+def caught_by(folder: Path) -> list[str]:
+    """Build the tests and name those that fail; the slow ones only if the fast one finds nothing."""
+    build(folder, "test-sycl-experts")
+    if not passes([folder / "bin/test-sycl-experts"], {}):
+        return ["test-sycl-experts"]
+    build(folder, "test-backend-ops")
+    program = folder / "bin/test-backend-ops"
+    found = []
+    for mode, env in MODES.items():
+        for operation, filters in (("MOE_FFN", []), ("MUL_MAT_ID", ["-p", TYPES]), ("MUL_MAT", ["-p", TYPES])):
+            if not passes([program, "test", "-b", "SYCL0", "-o", operation, *filters], env):
+                found.append(f"test-backend-ops {operation}, {mode}")
+    return found
+
+
+def main() -> int:
+    """Try all mutants, or those named on the command line, and write the report."""
+    mutants = [Mutant(**entry) for entry in yaml.safe_load(MUTANTS.read_text())]
+    chosen = [mutant for mutant in mutants if not sys.argv[1:] or mutant.name in sys.argv[1:]]
+    tree, folder = ENGINE / "source", ENGINE / "build-sycl"
+    rows = []
+    for mutant in chosen:
+        with planted(mutant, tree):
+            found = caught_by(folder)
+        print(f"{mutant.name:56} {', '.join(found) or 'MISSED'}", flush=True)
+        rows.append({"mutant": mutant.name, "file": mutant.file, "caught_by": found})
+    build(folder, "test-sycl-experts", "test-backend-ops")
+    write_text(REPORT, json.dumps(rows, indent=2) + "\n")
+    return int(any(not row["caught_by"] for row in rows))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(str(error))
