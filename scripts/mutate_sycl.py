@@ -3,7 +3,7 @@
 
 usage: mutate_sycl.py   (from the project's folder, after `make test-sycl`; about a minute per fault)
 
-The faults stand in tests/sycl/mutants.yaml. The tests are test-sycl-experts, which calls the kernels, and, if that finds
+The faults stand in tests/sycl/mutants.yaml. The tests are test-sycl-experts, which calls the kernels, and, if it finds
 nothing, test-backend-ops with reordering and fusion on, without fusion, and with both off. The result is
 results/sycl-mutants.json; the exit code is 1 if a fault was missed.
 """
