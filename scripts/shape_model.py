@@ -1,0 +1,153 @@
+"""Write a GGUF with the tensor shapes of Nex-N2-mini, few layers, random weights and nano's vocabulary.
+
+usage: shape_model.py --template NANO.gguf --layers 4 --experts IQ3_A770 --out MODEL.gguf
+
+It answers nothing: it is there to be traced and timed.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from prune_dual import BLOCK_SIZES, FILE_TYPES, IQ3_A770, Gguf, Kv, Span, Tensor, encode_kv, iq3_a770_kv, write_gguf
+
+D_MODEL, D_FF, EXPERTS, EXPERTS_USED = 2048, 512, 256, 8
+HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM = 16, 2, 256, 64
+STATE, INNER, GROUPS, CONV = 128, 4096, 16, 4
+ATTENTION_EVERY = 4  # the other layers are gated delta nets
+
+F32, Q6_K = int(GGMLQuantizationType.F32), int(GGMLQuantizationType.Q6_K)
+TYPES = {"IQ3_A770": IQ3_A770} | {kind: int(GGMLQuantizationType[kind]) for kind in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")}
+
+# where the halves of a block are that scale it; random bits there would be anything up to infinity
+SCALES = {IQ3_A770: [100], TYPES["Q3_K"]: [108], TYPES["Q4_K"]: [0, 2], TYPES["Q5_K"]: [0, 2], Q6_K: [208]}
+
+SIZES = {
+    "block_count": 0,
+    "embedding_length": D_MODEL,
+    "attention.head_count": HEADS,
+    "attention.head_count_kv": KV_HEADS,
+    "attention.key_length": HEAD_DIM,
+    "attention.value_length": HEAD_DIM,
+    "rope.dimension_count": ROPE_DIM,
+    "expert_count": EXPERTS,
+    "expert_used_count": EXPERTS_USED,
+    "expert_feed_forward_length": D_FF,
+    "expert_shared_feed_forward_length": D_FF,
+    "ssm.conv_kernel": CONV,
+    "ssm.state_size": STATE,
+    "ssm.group_count": GROUPS,
+    "ssm.time_step_rank": INNER // STATE,
+    "ssm.inner_size": INNER,
+    "full_attention_interval": ATTENTION_EVERY,
+}
+
+
+def layer_shapes(layer: int) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a layer: name -> shape, row length first. One-dimensional ones and the router are F32."""
+    channels, steps = INNER + 2 * GROUPS * STATE, INNER // STATE
+    if (layer + 1) % ATTENTION_EVERY:
+        mixer = {
+            "attn_qkv.weight": (D_MODEL, channels),
+            "attn_gate.weight": (D_MODEL, INNER),
+            "ssm_a": (steps,),
+            "ssm_alpha.weight": (D_MODEL, steps),
+            "ssm_beta.weight": (D_MODEL, steps),
+            "ssm_conv1d.weight": (CONV, channels),
+            "ssm_dt.bias": (steps,),
+            "ssm_norm.weight": (STATE,),
+            "ssm_out.weight": (INNER, D_MODEL),
+        }
+    else:
+        mixer = {
+            "attn_q.weight": (D_MODEL, 2 * HEADS * HEAD_DIM),
+            "attn_k.weight": (D_MODEL, KV_HEADS * HEAD_DIM),
+            "attn_v.weight": (D_MODEL, KV_HEADS * HEAD_DIM),
+            "attn_q_norm.weight": (HEAD_DIM,),
+            "attn_k_norm.weight": (HEAD_DIM,),
+            "attn_output.weight": (HEADS * HEAD_DIM, D_MODEL),
+        }
+    experts = {
+        "ffn_gate_exps.weight": (D_MODEL, D_FF, EXPERTS),
+        "ffn_up_exps.weight": (D_MODEL, D_FF, EXPERTS),
+        "ffn_down_exps.weight": (D_FF, D_MODEL, EXPERTS),
+        "ffn_gate_inp.weight": (D_MODEL, EXPERTS),
+        "ffn_gate_inp_shexp.weight": (D_MODEL,),
+        "ffn_gate_shexp.weight": (D_MODEL, D_FF),
+        "ffn_up_shexp.weight": (D_MODEL, D_FF),
+        "ffn_down_shexp.weight": (D_FF, D_MODEL),
+    }
+    norms = {"attn_norm.weight": (D_MODEL,), "post_attention_norm.weight": (D_MODEL,)}
+    return {f"blk.{layer}.{name}": shape for name, shape in {**norms, **mixer, **experts}.items()}
+
+
+def tensor_type(name: str, shape: tuple[int, ...], expert_type: int) -> int:
+    """Return the type llama-quantize would give a tensor, its experts being of `expert_type`, the rest Q6_K."""
+    if "_exps" in name:
+        return expert_type
+    return F32 if len(shape) == 1 or "conv1d" in name or "ffn_gate_inp" in name else Q6_K
+
+
+def random_blocks(kind: int, nbytes: int, rng: np.random.Generator) -> bytes:
+    """Return at least `nbytes` of valid data of a type, of small values."""
+    if kind == F32:
+        return (0.02 * rng.standard_normal(nbytes // 4 + 1)).astype(np.float32).tobytes()
+    size = BLOCK_SIZES[kind][1]
+    blocks = rng.integers(0, 256, (nbytes // size + 1, size), dtype=np.uint8)
+    for at in SCALES[kind]:
+        blocks[:, at : at + 2] = np.frombuffer(np.float16(1e-4).tobytes(), np.uint8)
+    return blocks.tobytes()
+
+
+def metadata(template: Gguf, layers: int, expert_type: int) -> list[Kv]:
+    """Return the template's keys with the sizes of the large model."""
+    ours = {f"qwen35moe.{name}": value for name, value in SIZES.items()} | {"qwen35moe.block_count": layers}
+    ours["general.file_type"] = FILE_TYPES.get(expert_type, 0)
+    kept = [entry for name, entry in template.kv.items() if name not in ours and not name.startswith("iq3_a770.")]
+    made = [encode_kv(name, "u32", value) for name, value in ours.items()]
+    made += [encode_kv("qwen35moe.rope.dimension_sections", "[i32]", [11, 11, 10, 0])]
+    kept = [entry for entry in kept if entry.name != "qwen35moe.rope.dimension_sections"]
+    return kept + made + (iq3_a770_kv() if expert_type == IQ3_A770 else [])
+
+
+def write_shape_model(template: Path, layers: int, expert_type: int, out: Path) -> None:
+    """Write the model; tensors of one type share their random bytes."""
+    nano = Gguf.read(template)
+    (vocabulary,) = (tensor.shape[1] for tensor in nano.tensors if tensor.name == "token_embd.weight")
+    shapes = {"token_embd.weight": (D_MODEL, vocabulary), "output.weight": (D_MODEL, vocabulary)}
+    shapes["output_norm.weight"] = (D_MODEL,)
+    for layer in range(layers):
+        shapes |= layer_shapes(layer)
+    kinds = {name: tensor_type(name, shape, expert_type) for name, shape in shapes.items()}
+    sizes = {}
+    for name, shape in shapes.items():
+        block, size = BLOCK_SIZES[kinds[name]]
+        sizes[name] = int(np.prod(shape)) // block * size
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        for kind in set(kinds.values()):
+            most = max(size for name, size in sizes.items() if kinds[name] == kind)
+            Path(folder, str(kind)).write_bytes(random_blocks(kind, most, rng))
+        tensors = [
+            Tensor(name, shape, kinds[name], Span(Path(folder, str(kinds[name])), 0, sizes[name]))
+            for name, shape in shapes.items()
+        ]
+        write_gguf(out, metadata(nano, layers, expert_type), tensors, force=True)
+
+
+def main() -> None:
+    """Map the command line to write_shape_model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--template", type=Path, required=True)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--experts", choices=TYPES, default="IQ3_A770")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    write_shape_model(arguments.template, arguments.layers, TYPES[arguments.experts], arguments.out)
+
+
+if __name__ == "__main__":
+    main()
