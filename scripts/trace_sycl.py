@@ -3,7 +3,7 @@
 
 usage: trace_sycl.py   (from the project's folder, after `make nano` and `make test-sycl`)
 
-Models with the shapes of Nex-N2-mini and 4 and 8 layers run on the CPU device under SYCL_UR_TRACE and generate N and N + 1
+Models with the shapes of Nex-N2-mini and 4 and 8 layers run on the CPU device under SYCL_UR_TRACE and make N and N + 1
 tokens: the difference is one token, and 4 further layers (three delta nets, one attention) cost what 8 layers have more
 than 4. Kernels, copies and host waits are counted, weight bytes and int8 operations follow from the shapes. The result
 is results/sycl-cost.json; scripts/update_tables.py puts it into docs/sycl.md.

@@ -1,4 +1,4 @@
-"""Write the measured tables into README.md and docs/iq3_a770.md, between their marks.
+"""Write the measured tables into README.md and docs/, between their marks.
 
 usage: update_tables.py   (from the project's folder, after `make nano`, study_recipes and study_codebooks)
 """
@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from mutate_sycl import REPORT as MUTANTS
 from phase_twin.files import write_text
+from trace_sycl import REPORT as COST
 
 RESULTS = Path("results/nex-n2-nano")
 PROGRAMS = Path("resources/engine/cpu/bin")
@@ -98,6 +100,31 @@ def codebooks_table(rows: list[dict[str, Any]]) -> str:
     return markdown(head, cells)
 
 
+def mutants_table(rows: list[dict[str, Any]]) -> str:
+    """Return rows of sycl-mutants.json as a table."""
+    cells = [[row["mutant"], row["file"], "; ".join(row["caught_by"]) or "missed"] for row in rows]
+    return markdown(["planted fault", "file", "caught by"], cells)
+
+
+def cost_table(report: dict[str, Any]) -> str:
+    """Return sycl-cost.json as a table."""
+    cards = list(report["bandwidth_gb_s"])
+    head = ["experts", "path", "kernels", "copies", "host waits", "GB of weights", "G int8 multiplications"]
+    cells = [
+        [
+            row["experts"],
+            row["path"],
+            *(f"{row['per_token'][kind]:,}" for kind in ("kernels", "copies", "waits")),
+            f"{row['weight_bytes'] / 1e9:.2f}",
+            f"{row['int8_operations'] / 1e9:.2f}",
+            *(f"{row['expected_tokens_per_second'][card]:.0f}" for card in cards),
+        ]
+        for row in report["rows"]
+    ]
+    rates = [f"tokens/s expected, {card} ({report['bandwidth_gb_s'][card]:.0f} GB/s)" for card in cards]
+    return markdown([*head, *rates], cells)
+
+
 def replace(path: Path, mark: str, table: str) -> None:
     """Put `table` between the marks of that name in the file."""
     begin, end = f"<!-- {mark} -->", f"<!-- end {mark} -->"
@@ -121,6 +148,10 @@ def main() -> None:
     replace(page, "throughput", throughput_table(output))
     replace(page, "shapes", shapes_table(output))
     replace(page, "feedback", feedback_table(run("test-iq3-a770-feedback", "--speed")))
+    # these two take longer, and need the test toolchain
+    for mark, path, table in (("mutants", MUTANTS, mutants_table), ("cost", COST, cost_table)):
+        if path.exists():
+            replace(Path("docs/sycl.md"), mark, table(json.loads(path.read_text())))
 
 
 if __name__ == "__main__":

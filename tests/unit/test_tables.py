@@ -1,6 +1,15 @@
 """The tables of README.md and docs/: read off the engine's output, put between their marks."""
 
-from update_tables import codebooks_table, encoder_table, feedback_table, replace, shapes_table, throughput_table
+from update_tables import (
+    codebooks_table,
+    cost_table,
+    encoder_table,
+    feedback_table,
+    mutants_table,
+    replace,
+    shapes_table,
+    throughput_table,
+)
 
 OUTPUT = """\
 relative RMSE          |      no weights, 1536 blocks      |   exhaustive search, 48 blocks
@@ -59,6 +68,21 @@ def test_codebooks_are_beside_version_1():
     assert first.startswith("| version-1 | -125, 127 | 0.2000 | +0.0 % | 0.04200 ± 0.00030 | 0.700 ± 0.020 |")
     assert first.endswith("| 89.50 ± 0.05 % | 1.0300 ± 0.0010 |")
     assert second.startswith("| other | -125, 127 | 0.1900 | -5.0 % |")
+
+
+def test_a_missed_mutant_is_told():
+    rows = [{"mutant": "wrong sign", "file": "moe.cpp", "caught_by": ["a", "b"]}]
+    rows += [{"mutant": "nothing", "file": "moe.cpp", "caught_by": []}]
+    assert mutants_table(rows).splitlines()[2:] == ["| wrong sign | moe.cpp | a; b |", "| nothing | moe.cpp | missed |"]
+
+
+def test_cost_of_a_token():
+    calls = {"kernels": 1234, "copies": 5, "waits": 6}
+    row = {"experts": "Q4_K", "path": "live", "per_token": calls, "weight_bytes": 2_500_000_000}
+    row |= {"int8_operations": 3_000_000_000, "expected_tokens_per_second": {"card": 81.6}}
+    head, _, line = cost_table({"bandwidth_gb_s": {"card": 560.0}, "rows": [row]}).splitlines()
+    assert head.endswith("| tokens/s expected, card (560 GB/s) |")
+    assert line == "| Q4_K | live | 1,234 | 5 | 6 | 2.50 | 3.00 | 82 |"
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
