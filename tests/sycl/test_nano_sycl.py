@@ -1,0 +1,124 @@
+"""The nano model on the SYCL backend: the same quality as on the CPU, and a server that answers."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phase_twin.engine import BATCH, override
+
+pytestmark = pytest.mark.sycl
+
+TEXT = "models/nex-n2-nano/evaluation.txt"
+BF16 = "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"
+TWIN = "results/nex-n2-nano/Nex-N2-nano-twin.gguf"
+
+SYCL_FLAGS = ("-ngl", "99", "-fa", "off")
+LIVE = {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_STATS": "1"}
+DORMANT = LIVE | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"}
+
+Measure = Callable[..., tuple[float, float, str]]
+
+
+@pytest.fixture(scope="module")
+def sycl(root, snakemake) -> Callable[[str], list[Path]]:
+    """How to start a program with the SYCL backend."""
+    done = snakemake("build_sycl")
+    assert done.returncode == 0, done.stdout
+    return lambda name: [root / "toolchain/sycl/sycl-run", root / "resources/engine/sycl-test/bin" / name]
+
+
+@pytest.fixture(scope="module")
+def measure(nano, engine_bin, sycl, root, tmp_path_factory) -> Measure:
+    """Mean KLD of a phase against BF16, its error, and what the program said."""
+    folder = tmp_path_factory.mktemp("logits")
+
+    def logits(chunks: int) -> Path:
+        path = folder / f"{chunks}.kld"
+        if not path.exists():
+            command = [engine_bin("llama-perplexity"), "-m", root / BF16, "-f", root / TEXT, *BATCH]
+            command += ["-c", "512", "--chunks", str(chunks), "--kl-divergence-base", path]
+            subprocess.run(command, check=True, capture_output=True)
+        return path
+
+    def run(phase: int, chunks: int, backend: dict[str, str] | None, ubatch: int = 512) -> tuple[float, float, str]:
+        program = "llama-perplexity"
+        command = [engine_bin(program)] if backend is None else [*sycl(program), *SYCL_FLAGS]
+        command += ["-m", root / TWIN, "-c", "512", "-b", "2048", "-ub", str(ubatch), *override("default", phase)]
+        command += ["--kl-divergence", "--kl-divergence-base", logits(chunks)]
+        done = subprocess.run(command, env=os.environ | (backend or {}), capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said[-2000:]
+        mean, error = re.findall(r"Mean +KLD: +([\d.]+) ± +([\d.]+)", said)[0]
+        return float(mean), float(error), said
+
+    return run
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+@pytest.mark.parametrize("backend", [LIVE, DORMANT], ids=["live", "dormant"])
+def test_quality_in_batches(measure, phase, backend):
+    expected, error, _ = measure(phase, 4, None)
+    found, _, _ = measure(phase, 4, backend)
+    assert abs(found - expected) < 3 * error
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_quality_token_by_token(measure, phase):
+    expected, error, _ = measure(phase, 1, None)
+    live, _, said = measure(phase, 1, LIVE, ubatch=1)
+    dormant, _, before = measure(phase, 1, DORMANT, ubatch=1)
+    assert abs(live - expected) < 3 * error
+    assert abs(dormant - expected) < 3 * error
+    kind = ("iq3_a770", "q4_K")[phase]
+    for kernel in ("moe_gate_up_swiglu", "moe_mul_mat_vec", "reorder"):
+        assert re.search(rf"sycl-stats: {kernel} +{kind} +[1-9]", said), kernel
+        assert not re.search(rf"sycl-stats: {kernel} +{kind}", before), kernel
+    assert re.search(rf"sycl-stats: mul_mat_vec_q_id +{kind} +[1-9]", before)
+    assert not re.search(rf"sycl-stats: mul_mat_vec_q_id +{kind}", said)
+
+
+def test_the_kernels_behind_guard_pages(sycl):
+    done = subprocess.run(sycl("test-sycl-experts"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]
+    assert done.stdout.count(" ok\n") > 100
+    assert done.stdout.endswith("\n0 checks failed\n")
+
+
+def test_a_server_answers(nano, sycl, root):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*sycl("llama-server"), *SYCL_FLAGS, "-m", root / TWIN, "-c", "512", "--port", str(port), "-np", "1"]
+    server = subprocess.Popen(
+        command, env=os.environ | LIVE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        for _ in range(120):
+            time.sleep(1)
+            assert server.poll() is None, server.communicate()[0][-2000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except OSError:
+                continue
+        body = json.dumps({"prompt": "The", "n_predict": 8, "temperature": 0}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/completion", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as response:
+            answer = json.load(response)
+        assert answer["tokens_predicted"] == 8
+        assert answer["content"].strip()
+    finally:
+        server.send_signal(signal.SIGINT)
+        said = server.communicate(timeout=60)[0]
+    assert re.search(r"sycl-stats: moe_gate_up_swiglu +iq3_a770 +[1-9]", said)
