@@ -14,6 +14,7 @@ subdir='{{ engine.sdist.subdir }}'
 programs=(llama-server llama-cli llama-completion llama-bench llama-quantize llama-imatrix llama-perplexity)
 
 backend=sycl
+f16=OFF
 source=auto
 jobs=$(nproc 2>/dev/null || echo 2)
 work=$here/work
@@ -21,9 +22,10 @@ out=$here/out
 
 usage() {
     cat <<EOF
-usage: build.sh [--cpu] [--source auto|git|sdist] [--jobs N] [-- cmake arguments]
+usage: build.sh [--cpu | --f16] [--source auto|git|sdist] [--jobs N] [-- cmake arguments]
 
   --cpu        build for the CPU only (default: SYCL for Intel graphics, which needs oneAPI)
+  --f16        SYCL kernels that calculate in half precision (GGML_SYCL_F16)
   --source     where llama.cpp $tag comes from: git, the $package package, or git first (auto)
   --jobs N     parallel jobs ($jobs)
 
@@ -40,6 +42,10 @@ while (($#)); do
     case $1 in
         --cpu)
             backend=cpu
+            shift
+            ;;
+        --f16)
+            f16=ON
             shift
             ;;
         --source | --jobs)
@@ -63,6 +69,7 @@ while (($#)); do
 done
 [[ $source =~ ^(auto|git|sdist)$ ]] || fail "--source is '$source'; it can be auto, git or sdist"
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || fail "--jobs is '$jobs'; it must be a number from 1"
+[[ $backend$f16 != cpuON ]] || fail "--f16 is for SYCL; leave out --cpu or --f16"
 [[ -f $patch ]] || fail "no $patch; this script belongs in the release's folder build"
 patch_sha256=$(sha256sum <"$patch" | cut -d' ' -f1)
 
@@ -74,7 +81,7 @@ flags=(
     "-DLLAMA_BUILD_NUMBER=${tag#b}" "-DLLAMA_BUILD_COMMIT=${commit:0:9}-${patch_sha256:0:8}"
 )
 if [[ $backend == sycl ]]; then
-    flags+=(-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx)
+    flags+=(-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx "-DGGML_SYCL_F16=$f16")
 fi
 flags+=("$@")
 

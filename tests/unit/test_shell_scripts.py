@@ -372,7 +372,45 @@ def test_build(build, release, source):
 def test_build_for_sycl(build):
     done, calls = build()
     assert done.returncode == 0, done.stderr
-    assert "-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx" in calls[0]
+    assert "-DCMAKE_BUILD_TYPE=Release" in calls[0]
+    assert "-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx -DGGML_SYCL_F16=OFF" in calls[0]
+    assert {"llama-server", "llama-cli", "llama-bench"} <= set(calls[1].split())
+    done, calls = build()
+    assert (done.returncode, calls) == (0, [])  # a second run
+
+
+def test_build_for_sycl_after_the_patch_changed(build, release):
+    build()
+    (release / "build/llama.cpp-turbo-phase-twin.patch").write_text(PATCH.format("newer"))
+    done, calls = build()
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2
+    assert (release / "build/work/git/src/type.c").read_text() == "int newer;\n"
+
+
+def test_build_with_half_precision(build):
+    build()
+    done, calls = build("--f16")
+    assert done.returncode == 0, done.stderr
+    assert "-DGGML_SYCL_F16=ON" in calls[0]
+    assert build("--f16")[1] == []
+    done, calls = build("--f16", "--cpu")
+    assert (done.returncode, calls) == (1, [])
+    assert done.stderr == "build.sh: --f16 is for SYCL; leave out --cpu or --f16\n"
+
+
+def test_build_sources_oneapi(build, fakes, tmp_path):
+    """The compilers are found by oneAPI's script, which does not bear strict mode nor the user's arguments."""
+    oneapi = tmp_path / "oneapi"
+    for name in ("icx", "icpx"):
+        (fakes / name).unlink()
+        program(oneapi / "bin", name, "exit 0")
+    (oneapi / "setvars.sh").write_text(
+        f'false; echo "$unset_variable" >/dev/null; [[ $* == --force ]] && export PATH={oneapi}/bin:$PATH\n'
+    )
+    done, calls = build("--jobs", "2", ONEAPI_ROOT=str(oneapi))
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2
 
 
 def test_build_inside_another_repository(build, release):
