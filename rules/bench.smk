@@ -55,7 +55,7 @@ rule write_reference_logits:
 
 rule measure_quality:
     input:
-        program=engine("llama-perplexity"),
+        program=measured_engine("llama-perplexity"),
         model=lambda wildcards: measured(wildcards.label)[0],
         verified=lambda wildcards: (
             rules.verify_twin.output.report if wildcards.label in CASES else []
@@ -118,7 +118,7 @@ rule gather_quality:
 
 rule measure_speed:
     input:
-        program=engine("llama-bench"),
+        program=measured_engine("llama-bench"),
         models=sorted({file for file, _ in CASES.values()}),
         verified=rules.verify_twin.output.report,
         # only an order: with all else done before, nothing runs beside it (str: ancient() marks its argument)

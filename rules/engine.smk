@@ -1,14 +1,20 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
-# Makes: resources/engine/BACKEND/bin, the patched llama.cpp programs, and the report of their tests.
+# Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, and resources/engine/sycl/bin,
+# the programs that are measured where engine.backend is sycl.
 from scripts.phase_twin.engine import PROGRAMS, TESTS
 
 PATCHES = [f"patches/{name}" for name in Path("patches/series").read_text().split()]
 ENGINE_TREE = resources("engine/source")
 
 
-def engine(program):
-    """Path of one built program."""
-    return resources(f"engine/{CFG.engine.backend}/bin/{program}")
+def engine(program, backend="cpu"):
+    """Path of one built program; files are made by those for the CPU, whatever is measured."""
+    return resources(f"engine/{backend}/bin/{program}")
+
+
+def measured_engine(program):
+    """Path of the program that measures: the one for engine.backend."""
+    return engine(program, CFG.engine.backend)
 
 
 rule fetch_engine:
@@ -43,7 +49,7 @@ rule build_engine:
         manifest=rules.fetch_engine.output.manifest,
     output:
         programs=[engine(program) for program in (*PROGRAMS, *TESTS)],
-        facts=resources(f"engine/{CFG.engine.backend}/engine.json"),
+        facts=resources("engine/cpu/engine.json"),
     log:
         main="logs/engine/build.log",
         tool="logs/engine/build-tool.log",
@@ -57,20 +63,40 @@ rule build_engine:
         disk_mb=2000,
         runtime=60,
     params:
-        backend=CFG.engine.backend,
+        backend="cpu",
         tree=ENGINE_TREE,
-        build=resources(f"engine/build-{CFG.engine.backend}"),
+        build=resources("engine/build-cpu"),
     message:
         "Build the engine: the long step, about 15 CPU minutes without ccache"
     script:
         "../scripts/build_engine.py"
 
 
+use rule build_engine as build_engine_sycl with:
+    output:
+        programs=[
+            engine(program, "sycl") for program in (*PROGRAMS, "test-backend-ops")
+        ],
+        facts=resources("engine/sycl/engine.json"),
+    log:
+        main="logs/engine/build-oneapi.log",
+        tool="logs/engine/build-oneapi-tool.log",
+    benchmark:
+        "benchmarks/engine/build-oneapi.tsv"
+    params:
+        backend="sycl",
+        f16=CFG.engine.sycl_f16,
+        tree=ENGINE_TREE,
+        build=resources("engine/build-oneapi"),
+    message:
+        "Build the engine for Intel graphics with oneAPI"
+
+
 rule test_engine:
     input:
         programs=[engine(program) for program in TESTS],
     output:
-        report=resources(f"engine/{CFG.engine.backend}/tests.json"),
+        report=resources("engine/cpu/tests.json"),
     log:
         main="logs/engine/test.log",
         tool="logs/engine/test-tool.log",

@@ -2,13 +2,13 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from phase_twin.engine import PROGRAMS, TESTS
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule, run_tool
@@ -31,10 +31,33 @@ LAYOUT = (
     "-DLLAMA_BUILD_TESTS=ON",
     "-DLLAMA_BUILD_TOOLS=ON",
 )
-BACKENDS = {"cpu": ("-DGGML_NATIVE=ON",)}
+BACKENDS = {
+    "cpu": ("-DGGML_NATIVE=ON",),
+    # shared, as users build it: a static ggml-sycl does not hand its link flag for buffers above 4 GiB to the programs
+    "sycl": (
+        "-DGGML_SYCL=ON",
+        "-DCMAKE_CXX_COMPILER=icpx",
+        "-DCMAKE_C_COMPILER=icx",
+        "-DBUILD_SHARED_LIBS=ON",
+        "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
+    ),
+}
+ONEAPI = (
+    "install Intel's oneAPI Base Toolkit (or intel-oneapi-compiler-dpcpp-cpp and intel-oneapi-mkl-devel) and run "
+    "`source /opt/intel/oneapi/setvars.sh` in this shell: the programs need it when they run, too"
+)
 
 
-def require_compiler() -> str:
+def require_oneapi() -> None:
+    """Raise a UserError that names what of oneAPI is missing here, and what to do."""
+    missing = [f"{program} is not on the PATH" for program in ("icpx", "icx") if shutil.which(program) is None]
+    if not (os.environ.get("MKLROOT") or os.environ.get("MKL_DIR")):
+        missing.append("neither MKLROOT nor MKL_DIR is set")
+    if missing:
+        raise UserError(f"engine.backend is sycl, but {', '.join(missing)}; {ONEAPI}")
+
+
+def require_compiler(backend: str) -> str:
     """Return the C++ compiler's version line.
 
     Raises
@@ -42,16 +65,26 @@ def require_compiler() -> str:
     UserError
         if there is no compiler, with what to install.
     """
-    for program, package in (("c++", "g++"), ("cc", "gcc"), ("cmake", "cmake"), ("ninja", "ninja-build")):
+    tools = [("cmake", "cmake"), ("ninja", "ninja-build")]
+    if backend == "sycl":
+        require_oneapi()
+    else:
+        tools = [("c++", "g++"), ("cc", "gcc"), *tools]
+    for program, package in tools:
         if shutil.which(program) is None:
             raise UserError(f"{program} is not on the PATH; install it (Debian, Ubuntu: apt install {package})")
-    version = subprocess.run(["c++", "--version"], capture_output=True, text=True, check=True)
+    compiler = "icpx" if backend == "sycl" else "c++"
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)
     return version.stdout.splitlines()[0]
 
 
-def configure_flags(backend: str, manifest: dict[str, Any]) -> list[str]:
+def configure_flags(backend: str, manifest: dict[str, Any], f16: bool = False) -> list[str]:
     """Return the cmake -D flags for a backend; the build is named after the base and the patches."""
+    # the last value given to cmake holds
     flags = [*LAYOUT, *OFFLINE, *BACKENDS[backend]]
+    if backend == "sycl":
+        # said either way, for cmake remembers the value of an earlier build
+        flags += [f"-DGGML_SYCL_F16={'ON' if f16 else 'OFF'}"]
     # without these the hash of an outer repository is taken
     number = re.sub(r"\D", "", manifest["tag"])
     flags += [f"-DLLAMA_BUILD_NUMBER={number}"]
@@ -61,23 +94,35 @@ def configure_flags(backend: str, manifest: dict[str, Any]) -> list[str]:
     return flags
 
 
+def copy_libraries(source: Path, target: Path) -> None:
+    """Put the shared libraries of a build beside its programs, which look for them there."""
+    for old in target.glob("lib*.so*"):
+        old.unlink()
+    for library in source.glob("lib*.so*"):
+        shutil.copy2(library, target / library.name, follow_symlinks=False)
+
+
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     manifest = json.loads(Path(snakemake.input.manifest).read_text())
-    compiler = require_compiler()
+    backend = snakemake.params.backend
+    compiler = require_compiler(backend)
     tree, build = Path(snakemake.params.tree), Path(snakemake.params.build)
-    flags = configure_flags(snakemake.params.backend, manifest)
+    flags = configure_flags(backend, manifest, snakemake.params.get("f16", False))
     # paths relative to the tree let ccache serve any checkout
     env = {"CCACHE_BASEDIR": str(tree.resolve().parent), "CCACHE_NOHASHDIR": "1"}
     run_tool(["cmake", "-S", tree, "-B", build, "-G", "Ninja", *flags], snakemake.log.tool, env=env)
     bar = r"\[(?P<done>\d+)/(?P<total>\d+)\]"
-    command = ["cmake", "--build", build, "-j", str(snakemake.threads), "--target", *PROGRAMS, *TESTS]
+    command = ["cmake", "--build", build, "-j", str(snakemake.threads), "--target"]
+    command += [Path(target).name for target in snakemake.output.programs]
     run_tool(command, snakemake.log.tool, env=env, progress=bar, label="build", append=True)
     for target in snakemake.output.programs:
         target = Path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(build / "bin" / target.name, target)
-    facts = {**manifest, "backend": snakemake.params.backend, "compiler": compiler, "flags": flags}
+    if "-DBUILD_SHARED_LIBS=ON" in flags:
+        copy_libraries(build / "bin", Path(snakemake.output.programs[0]).parent)
+    facts = {**manifest, "backend": backend, "compiler": compiler, "flags": flags}
     write_text(snakemake.output.facts, json.dumps(facts, indent=2) + "\n")
     log.info("built %d programs in %s", len(snakemake.output.programs), Path(snakemake.output.facts).parent)
 

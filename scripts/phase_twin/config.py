@@ -39,7 +39,10 @@ class Engine(_Strict):
     source: Literal["auto", "git", "sdist"] = Field(
         description="auto: git first, the sdist where git cannot be reached"
     )
-    backend: Literal["cpu"] = Field(description="what to build for")
+    backend: Literal["cpu", "sycl"] = Field(
+        description="what `bench` measures on; files are always made by the build for the CPU"
+    )
+    sycl_f16: bool = Field(default=False, description="let SYCL kernels calculate in half precision: GGML_SYCL_F16")
 
 
 class Imatrix(_Strict):

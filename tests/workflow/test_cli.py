@@ -6,6 +6,7 @@ import pytest
 
 from conftest import NANO_CONFIG
 
+SYCL = 'engine={"backend":"sycl"}'
 RULES_OF_THE_CHAIN = (
     "build_engine",
     "convert_checkpoint",
@@ -40,6 +41,13 @@ def test_named_targets_of_nano(snakemake, target):
     done = snakemake("-n", "--forceall", "--configfile", NANO_CONFIG, "--", target)
     assert done.returncode == 0, done.stdout
     assert "retrieve_" not in done.stdout
+
+
+def test_only_what_measures_is_built_for_sycl(snakemake):
+    for target, built in (("twin", {"build_engine"}), ("bench", {"build_engine", "build_engine_sycl"})):
+        done = snakemake("-n", "--forceall", "--configfile", NANO_CONFIG, "--config", SYCL, "--", target)
+        assert done.returncode == 0, done.stdout
+        assert set(re.findall(r"^(build_engine\w*) +\d+$", done.stdout, re.MULTILINE)) == built
 
 
 @pytest.mark.parametrize(

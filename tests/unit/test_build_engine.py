@@ -1,0 +1,140 @@
+"""Building for SYCL, with fake programs in place of oneAPI, cmake and ninja."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from build_engine import ONEAPI, configure_flags, main, require_compiler
+from phase_twin.errors import UserError
+
+MANIFEST = {"tag": "b9550", "commit": "f0156d1401500512", "patch_sha256": "abcdef0123456789"}
+ICPX = """\
+echo "icpx $*" >>"$CALLS"
+echo "Intel(R) oneAPI DPC++/C++ Compiler 2026.2.0"
+echo "Target: x86_64-unknown-linux-gnu"
+"""
+CMAKE = """\
+echo "cmake $*" >>"$CALLS"
+[[ $1 == --build ]] || exit 0
+mkdir -p "$2/bin"
+for name in "${@:6}"; do echo program >"$2/bin/$name"; done
+echo library >"$2/bin/libggml-sycl.so.0.0.1"
+ln -sf libggml-sycl.so.0.0.1 "$2/bin/libggml-sycl.so.0"
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch):
+    """A folder that is all of the PATH, with what fake programs need."""
+    folder = tmp_path / "fakes"
+    folder.mkdir()
+    for name in ("bash", "env", "mkdir", "ln"):
+        (folder / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    for name in ("MKLROOT", "MKL_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def program(folder: Path, name: str, body: str = "exit 0") -> None:
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def oneapi(fakes, monkeypatch):
+    program(fakes, "icpx", ICPX)
+    program(fakes, "icx")
+    program(fakes, "cmake", CMAKE)
+    program(fakes, "ninja")
+    monkeypatch.setenv("MKLROOT", "/opt/intel/oneapi/mkl/latest")
+    return fakes
+
+
+@pytest.fixture
+def rule(tmp_path):
+    """The rule's call, for two programs."""
+    (tmp_path / "source.json").write_text(json.dumps(MANIFEST))
+    made = tmp_path / "sycl/bin"
+    return SimpleNamespace(
+        input=SimpleNamespace(manifest=tmp_path / "source.json"),
+        output=SimpleNamespace(
+            programs=[made / "llama-bench", made / "test-backend-ops"], facts=tmp_path / "sycl/engine.json"
+        ),
+        params={"f16": True},
+        log=SimpleNamespace(tool=tmp_path / "tool.log"),
+        threads=3,
+    )
+
+
+class Params(dict):
+    """Parameters by key and by attribute, as Snakemake hands them over."""
+
+    __getattr__ = dict.__getitem__
+
+
+def test_build_with_oneapi(oneapi, rule, tmp_path):
+    build = tmp_path / "build"
+    rule.params = Params(backend="sycl", f16=True, tree=str(tmp_path / "tree"), build=str(build))
+    made = rule.output.programs[0].parent
+    made.mkdir(parents=True)
+    (made / "libggml-sycl.so.0.0.0").write_text("of an earlier build")
+    main(rule)
+    asked, configure, compile_ = (tmp_path / "calls").read_text().splitlines()
+    assert asked == "icpx --version"
+    for flag in (
+        "-DGGML_SYCL=ON -DCMAKE_CXX_COMPILER=icpx -DCMAKE_C_COMPILER=icx",
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DGGML_SYCL_F16=ON",
+    ):
+        assert flag in configure
+    assert configure.rindex("-DBUILD_SHARED_LIBS=ON") > configure.rindex("-DBUILD_SHARED_LIBS=OFF")
+    assert compile_ == f"cmake --build {build} -j 3 --target llama-bench test-backend-ops"
+    assert sorted(os.listdir(made)) == [
+        "libggml-sycl.so.0",
+        "libggml-sycl.so.0.0.1",
+        "llama-bench",
+        "test-backend-ops",
+    ]
+    assert os.readlink(made / "libggml-sycl.so.0") == "libggml-sycl.so.0.0.1"
+    facts = json.loads(rule.output.facts.read_text())
+    assert facts["backend"] == "sycl"
+    assert facts["compiler"] == "Intel(R) oneAPI DPC++/C++ Compiler 2026.2.0"
+    assert facts["patch_sha256"] == MANIFEST["patch_sha256"]
+
+
+@pytest.mark.parametrize(("f16", "value"), [(False, "OFF"), (True, "ON")])
+def test_half_precision_is_said_either_way(f16, value):
+    assert f"-DGGML_SYCL_F16={value}" in configure_flags("sycl", MANIFEST, f16)
+    assert "SYCL" not in " ".join(configure_flags("cpu", MANIFEST))
+
+
+def test_without_oneapi_one_line_says_what_to_do(fakes):
+    with pytest.raises(UserError) as caught:
+        require_compiler("sycl")
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert "icpx is not on the PATH, icx is not on the PATH, neither MKLROOT nor MKL_DIR is set" in message
+    assert message.endswith(ONEAPI)
+    assert "source /opt/intel/oneapi/setvars.sh" in message
+
+
+def test_without_mkl(oneapi, monkeypatch):
+    monkeypatch.delenv("MKLROOT")
+    with pytest.raises(UserError, match=r"engine\.backend is sycl, but neither MKLROOT nor MKL_DIR is set; install"):
+        require_compiler("sycl")
+
+
+def test_the_cpu_needs_no_oneapi(fakes):
+    for name in ("cc", "cmake", "ninja"):
+        program(fakes, name)
+    with pytest.raises(UserError, match=r"c\+\+ is not on the PATH; install it .*apt install g\+\+"):
+        require_compiler("cpu")
+    program(fakes, "c++", "echo 'g++ 12'")
+    assert require_compiler("cpu") == "g++ 12"
