@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ def run_tool(
     label: str | None = None,
     env: dict[str, str] | None = None,
     append: bool = False,
+    seconds: float | None = None,
 ) -> str:
     """Run a program with its output, stdout and stderr, in `tool_log` and return that output.
 
@@ -75,6 +77,8 @@ def run_tool(
         variables to set beside the inherited ones.
     append
         keep what `tool_log` already holds.
+    seconds
+        after which the program is killed.
 
     Raises
     ------
@@ -99,6 +103,9 @@ def run_tool(
         except OSError as error:
             raise UserError(f"cannot start {argv[0]}: {error.strerror}") from error
         assert process.stdout is not None
+        timer = threading.Timer(seconds or 0, process.kill)
+        if seconds is not None:
+            timer.start()
         while chunk := process.stdout.read1(1 << 16):
             sink.write(chunk)
             sink.flush()
@@ -109,9 +116,12 @@ def run_tool(
                 found = matches[-1].groupdict()
                 bar.show(int(found["done"]), int(found["total"]) if "total" in found else total)
         code = process.wait()
+        late = seconds is not None and not timer.is_alive()
+        timer.cancel()
     text = output.decode("utf-8", "replace")
     if code != 0:
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        how = f"killed after {seconds:g} seconds" if late else how
         tail = "\n  ".join(re.split(r"[\r\n]+", text.strip())[-TAIL_LINES:])
         raise UserError(f"{name} failed ({how}); its log is {tool_log} and ends:\n  {tail}")
     return text

@@ -31,6 +31,12 @@ def test_a_killed_tool_names_the_signal(tmp_path):
         run_tool(["sh", "-c", "kill -9 $$"], tmp_path / "tool.log")
 
 
+def test_a_tool_that_hangs_is_killed(tmp_path):
+    with pytest.raises(UserError, match=r"sleep failed \(killed after 0.1 seconds\)"):
+        run_tool(["sleep", "60"], tmp_path / "tool.log", seconds=0.1)
+    assert run_tool(["echo", "done"], tmp_path / "tool.log", seconds=60) == "done\n"
+
+
 def test_a_missing_tool_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot start no-such-tool: No such file or directory"):
         run_tool(["no-such-tool"], tmp_path / "tool.log")
