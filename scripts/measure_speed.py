@@ -16,15 +16,14 @@ log = logging.getLogger("phase_twin")
 def bench_command(program: str, case: dict[str, Any], n_prompt: int, n_gen: int, threads: int) -> list[str]:
     """Return the llama-bench call for one sample of each test."""
     command = [program, "-m", case["file"], "-p", str(n_prompt), "-n", str(n_gen), "-t", str(threads)]
-    command += ["-r", "1", "-o", "json"]
+    command += ["-r", "1", "-o", "jsonl"]
     return command + (override("default", case["variant"]) if case["variant"] is not None else [])
 
 
 def parse_samples(output: str) -> list[dict[str, Any]]:
-    """Read llama-bench's JSON: per test its name (pp512, tg128), tokens per second and device."""
-    start = output.index("[\n")
+    """Read llama-bench's lines of JSON among its messages: per test its name (pp512, tg128), t/s and device."""
     samples = []
-    for entry in json.loads(output[start : output.rindex("]") + 1]):
+    for entry in (json.loads(line) for line in output.splitlines() if line.startswith('{"')):
         test = f"pp{entry['n_prompt']}" if entry["n_prompt"] else f"tg{entry['n_gen']}"
         device = entry["gpu_info"] or entry["cpu_info"]
         samples.append({"test": test, "t_s": entry["avg_ts"], "device": device, "backend": entry["backends"]})

@@ -67,7 +67,7 @@ def test_build_is_named_after_base_and_patches():
 def test_speed_rows():
     def round_of(t_s: float) -> str:
         entry = {"n_prompt": 512, "n_gen": 0, "avg_ts": t_s, "gpu_info": "", "cpu_info": "A CPU", "backends": "CPU"}
-        return "warning: something\n" + json.dumps([entry], indent=2)
+        return f"warning: something\n{json.dumps(entry)}\n[level_zero:gpu]\n"
 
     samples = {("low", "pp512"): [parse_samples(round_of(speed))[0] for speed in (10.0, 14.0)]}
     (row,) = summarise(samples, {"low": "low.gguf"})
