@@ -16,6 +16,7 @@ include: "rules/quantize.smk"
 include: "rules/twin.smk"
 include: "rules/prune.smk"
 include: "rules/bench.smk"
+include: "rules/arc.smk"
 include: "rules/codebooks.smk"
 include: "rules/release.smk"
 

@@ -157,11 +157,21 @@ class Speed(_Strict):
     repetitions: int = Field(ge=2, description="rounds over all files; mean and stddev are over rounds")
 
 
+class Arc(_Strict):
+    """What `snakemake bench_arc` adds; length and number of its runs are those of `quality` and `speed`."""
+
+    twin: str | None = Field(
+        pattern=r"^local:.", description="a twin from elsewhere, local:PATH; null = the one made here"
+    )
+    chunks: int = Field(ge=1, description="chunks on which the card is compared with the CPU")
+
+
 class Bench(_Strict):
     """What is measured."""
 
     quality: Quality
     speed: Speed
+    arc: Arc
 
 
 def _is_codebook(table: list[int]) -> list[int]:

@@ -43,6 +43,9 @@ def test_nano_states_only_what_differs(root, release):
     [
         ({"bench": {"quality": {"chunks": "many"}}}, ["bench.quality.chunks", "'many'", "integer"]),
         ({"bench": {"quality": {"reference": "Q8_0"}}}, ["bench.quality.reference", "'Q8_0'", "'BF16' or 'Q6_K'"]),
+        ({"engine": {"backend": "cuda"}}, ["engine.backend", "'cuda'", "'cpu' or 'sycl'"]),
+        ({"engine": {"sycl_f16": "half"}}, ["engine.sycl_f16", "'half'"]),
+        ({"bench": {"arc": {"twin": "twin.gguf"}}}, ["bench.arc.twin", "'twin.gguf'"]),
         ({"modle": {}}, ["modle", "unknown key"]),
         ({"rank": {"tie": True}}, ["rank.tie", "unknown key"]),
         ({"model": {"name": "../up"}}, ["model.name", "'../up'"]),

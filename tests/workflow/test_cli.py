@@ -50,6 +50,19 @@ def test_only_what_measures_is_built_for_sycl(snakemake):
         assert set(re.findall(r"^(build_engine\w*) +\d+$", done.stdout, re.MULTILINE)) == built
 
 
+def test_a_card_is_measured_only_with_its_backend(snakemake):
+    done = snakemake("-n", "--configfile", NANO_CONFIG, "--", "bench_arc")
+    assert done.returncode != 0
+    assert """engine.backend is cpu; add --config engine='{"backend":"sycl"}'""" in done.stdout
+    # any file is a twin for a dry run
+    overrides = [SYCL, 'bench={"arc":{"twin":"local:README.md"}}']
+    done = snakemake("-n", "--forceall", "--configfile", NANO_CONFIG, "--config", *overrides, "--", "bench_arc")
+    assert done.returncode == 0, done.stdout
+    planned = set(re.findall(r"^(\w+) +\d+$", done.stdout, re.MULTILINE))
+    assert {"build_engine", "build_engine_sycl", "measure_arc"} <= planned
+    assert "quantize_recipe" not in planned
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
