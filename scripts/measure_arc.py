@@ -176,7 +176,7 @@ def measure(report: Report, tool: Tool, programs: dict[str, str], twin: str, set
     device = next(device for device in devices["devices"] if device["name"] == arc.DEVICE)
     report.data["device"] = device["description"]
     # the backend prints its settings and the driver's version at its start
-    command = [programs["test"], "test", "-b", arc.DEVICE, "-o", "NONE"]
+    command = [programs["test"], "test", "-b", arc.DEVICE, "-o", "NONE", "-p", "NONE"]
     attempt("backend", partial(ask, tool, command, r"\||  GGML_SYCL_\w+: "))
     for mode in arc.MODES:
         for operation in arc.OPERATIONS:
