@@ -1,5 +1,5 @@
 # Two commands: `make nano` runs the whole pipeline on the small model, `make test` passes the tests.
-# Both set up .venv first, resume after an interruption, and do nothing twice.
+# Both set up .venv first, resume after an interruption, and do nothing twice; so does `make test-sycl`.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -10,19 +10,22 @@ CORES ?= $(shell nproc)
 TORCH_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+SYCL_VENV := .venv-sycl
+SYCL_BIN := $(SYCL_VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 # cmake and ninja come from the Python environment
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup nano test lint lock clean
+.PHONY: help setup nano test setup-sycl test-sycl lint lock clean
 
 help:
-	@echo "make nano    set up and run everything on the small model, into results/nex-n2-nano"
-	@echo "make test    set up and run all tests"
-	@echo "make setup   only the Python environment, in $(VENV)"
-	@echo "make lint    formatting and static checks"
-	@echo "make lock    resolve envs/*.in into the lock files and envs/*.yaml (needs uv)"
-	@echo "make clean   remove results, resources, logs and benchmarks, not $(VENV)"
+	@echo "make nano       set up and run everything on the small model, into results/nex-n2-nano"
+	@echo "make test       set up and run all tests"
+	@echo "make test-sycl  build the engine's SYCL backend and test it on the CPU (needs clang-22)"
+	@echo "make setup      only the Python environment, in $(VENV)"
+	@echo "make lint       formatting and static checks"
+	@echo "make lock       resolve envs/*.in and toolchain/sycl into the lock files and envs/*.yaml (needs uv)"
+	@echo "make clean      remove results, resources, logs and benchmarks, not $(VENV) and $(SYCL_VENV)"
 
 setup: $(VENV)/.pipeline
 
@@ -63,9 +66,30 @@ lint: $(VENV)/.dev
 test: lint nano
 	$(BIN)/pytest
 
+.PHONY: clang
+clang:
+	@command -v clang++-22 >/dev/null \
+		|| { echo "clang 22 is needed for the SYCL tests (Debian: apt install clang-22)" >&2; exit 1; }
+
+setup-sycl: $(SYCL_VENV)/.ready
+
+SYCL_PARTS := requirements.lock device_pass.cpp sycl_toolchain/install.py
+$(SYCL_VENV)/.ready: $(addprefix toolchain/sycl/,$(SYCL_PARTS)) | host clang
+	test -x $(SYCL_BIN)/python || $(PYTHON) -m venv $(SYCL_VENV)
+	@echo "Setting up $(SYCL_VENV): half a minute, 0.9 GB"
+	$(SYCL_BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r toolchain/sycl/requirements.lock
+	PYTHONPATH=toolchain/sycl $(SYCL_BIN)/python -m sycl_toolchain.install
+	touch $@
+
+# as in `make test`: what takes long shows its progress, then the tests look at what it made
+test-sycl: $(VENV)/.dev setup-sycl
+	$(SNAKEMAKE) test_sycl
+	$(BIN)/pytest -m sycl tests/sycl
+
 lock:
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/pipeline.in -o envs/pipeline.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/dev.in -o envs/dev.lock
+	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package intel-openmp toolchain/sycl/requirements.in -o toolchain/sycl/requirements.lock
 	$(BIN)/python scripts/write_generated.py
 
 clean:

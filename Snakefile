@@ -9,6 +9,7 @@ configfile: "config/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/engine.smk"
+include: "rules/sycl.smk"
 include: "rules/retrieve.smk"
 include: "rules/convert.smk"
 include: "rules/imatrix.smk"

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ BACKENDS = {
         "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
     ),
 }
+BAR = r"\[(?P<done>\d+)/(?P<total>\d+)\]"
 ONEAPI = (
     "install Intel's oneAPI Base Toolkit (or intel-oneapi-compiler-dpcpp-cpp and intel-oneapi-mkl-devel) and run "
     "`source /opt/intel/oneapi/setvars.sh` in this shell: the programs need it when they run, too"
@@ -78,17 +80,21 @@ def require_compiler(backend: str) -> str:
     return version.stdout.splitlines()[0]
 
 
+def version_flags(manifest: dict[str, Any]) -> list[str]:
+    """Return the cmake flags that name a build after the base and the patches."""
+    # without these the hash of an outer repository is taken
+    number = re.sub(r"\D", "", manifest["tag"])
+    commit = f"{manifest['commit'][:9]}-{manifest['patch_sha256'][:8]}"
+    return [f"-DLLAMA_BUILD_NUMBER={number}", f"-DLLAMA_BUILD_COMMIT={commit}"]
+
+
 def configure_flags(backend: str, manifest: dict[str, Any], f16: bool = False) -> list[str]:
-    """Return the cmake -D flags for a backend; the build is named after the base and the patches."""
+    """Return the cmake -D flags for a backend."""
     # the last value given to cmake holds
-    flags = [*LAYOUT, *OFFLINE, *BACKENDS[backend]]
+    flags = [*LAYOUT, *OFFLINE, *BACKENDS[backend], *version_flags(manifest)]
     if backend == "sycl":
         # said either way, for cmake remembers the value of an earlier build
         flags += [f"-DGGML_SYCL_F16={'ON' if f16 else 'OFF'}"]
-    # without these the hash of an outer repository is taken
-    number = re.sub(r"\D", "", manifest["tag"])
-    flags += [f"-DLLAMA_BUILD_NUMBER={number}"]
-    flags += [f"-DLLAMA_BUILD_COMMIT={manifest['commit'][:9]}-{manifest['patch_sha256'][:8]}"]
     if shutil.which("ccache"):
         flags += ["-DCMAKE_C_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"]
     return flags
@@ -102,6 +108,21 @@ def copy_libraries(source: Path, target: Path) -> None:
         shutil.copy2(library, target / library.name, follow_symlinks=False)
 
 
+def compile_programs(
+    tree: Path, build: Path, flags: Sequence[str], programs: Sequence[Path], threads: int, tool_log: str
+) -> None:
+    """Build the programs in `build` and copy them to where they are named; their names are those of the targets."""
+    # paths relative to the tree let ccache serve any checkout
+    env = {"CCACHE_BASEDIR": str(tree.resolve().parent), "CCACHE_NOHASHDIR": "1"}
+    run_tool(["cmake", "-S", tree, "-B", build, "-G", "Ninja", *flags], tool_log, env=env)
+    names = [program.name for program in programs]
+    command = ["cmake", "--build", build, "-j", str(threads), "--target", *names]
+    run_tool(command, tool_log, env=env, progress=BAR, label="build", append=True)
+    for program in programs:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(build / "bin" / program.name, program)
+
+
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     manifest = json.loads(Path(snakemake.input.manifest).read_text())
@@ -109,19 +130,10 @@ def main(snakemake: Any) -> None:
     compiler = require_compiler(backend)
     tree, build = Path(snakemake.params.tree), Path(snakemake.params.build)
     flags = configure_flags(backend, manifest, snakemake.params.get("f16", False))
-    # paths relative to the tree let ccache serve any checkout
-    env = {"CCACHE_BASEDIR": str(tree.resolve().parent), "CCACHE_NOHASHDIR": "1"}
-    run_tool(["cmake", "-S", tree, "-B", build, "-G", "Ninja", *flags], snakemake.log.tool, env=env)
-    bar = r"\[(?P<done>\d+)/(?P<total>\d+)\]"
-    command = ["cmake", "--build", build, "-j", str(snakemake.threads), "--target"]
-    command += [Path(target).name for target in snakemake.output.programs]
-    run_tool(command, snakemake.log.tool, env=env, progress=bar, label="build", append=True)
-    for target in snakemake.output.programs:
-        target = Path(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(build / "bin" / target.name, target)
+    programs = [Path(program) for program in snakemake.output.programs]
+    compile_programs(tree, build, flags, programs, snakemake.threads, snakemake.log.tool)
     if "-DBUILD_SHARED_LIBS=ON" in flags:
-        copy_libraries(build / "bin", Path(snakemake.output.programs[0]).parent)
+        copy_libraries(build / "bin", programs[0].parent)
     facts = {**manifest, "backend": backend, "compiler": compiler, "flags": flags}
     write_text(snakemake.output.facts, json.dumps(facts, indent=2) + "\n")
     log.info("built %d programs in %s", len(snakemake.output.programs), Path(snakemake.output.facts).parent)

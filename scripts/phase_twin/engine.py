@@ -11,6 +11,8 @@ PROGRAMS = (
     "llama-gguf-split",
 )
 TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant", "test-iq3-a770", "test-iq3-a770-feedback")
+# what is built with the SYCL backend, to be run on a CPU device
+SYCL_PROGRAMS = ("test-backend-ops", "test-sycl-experts", "llama-perplexity", "llama-completion", "llama-server")
 
 # OpenMP threads that spin on a shared core can slow a step 20 x; this keeps batch and decode speed
 ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}

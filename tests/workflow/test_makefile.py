@@ -31,3 +31,12 @@ def test_a_missing_program_is_one_sentence(root, tmp_path, missing, sentence):
     done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stderr.splitlines()[0] == sentence
+
+
+def test_a_missing_clang_is_one_sentence(root, tmp_path):
+    for name in ("make", "bash", "sh", "nproc"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    command = ["make", "--silent", "-C", root, "clang", f"VENV={tmp_path}/venv"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == "clang 22 is needed for the SYCL tests (Debian: apt install clang-22)"

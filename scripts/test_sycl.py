@@ -1,0 +1,67 @@
+"""Run the tests of the SYCL kernels and llama.cpp's comparison of the backend with that for CPUs, on a CPU device."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phase_twin.files import write_text
+from phase_twin.rule import run_rule, run_tool
+from test_engine import OPERATIONS, count_passed
+
+# the name that the cases of an operation have for the type of the weights
+TYPE_KEY = {"MUL_MAT": "type_a", "MUL_MAT_ID": "type_a", "GET_ROWS": "type", "MOE_FFN": "type_gate_up"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the backend is set, and the operations that are compared then."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    operations: tuple[str, ...] = (*OPERATIONS, "MOE_FFN")
+
+
+# with all that the patches add, on the layouts for Intel's cards; without fused experts; with nothing of it
+RUNS = {
+    "reordered, fused": Run({"GGML_SYCL_FORCE_REORDER": "1"}),
+    "reordered": Run({"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_FUSE": "0"}, ("MOE_FFN",)),
+    "off": Run({"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"}),
+}
+STATS = {"GGML_SYCL_STATS": "1"}
+
+
+def pattern(operation: str, types: Sequence[str]) -> str:
+    """Return the expression that selects the cases of an operation with one of the types; all cases for no types."""
+    return rf"\b{TYPE_KEY[operation]}=({'|'.join(types)})\b" if types else "."
+
+
+def count_calls(output: str) -> dict[str, int]:
+    """Return how often each kernel ran, by "kernel type", as GGML_SYCL_STATS=1 prints it at exit."""
+    found = re.findall(r"sycl-stats: (\S+) +(\S+) +(\d+) calls", output)
+    return {f"{kernel} {kind}": int(calls) for kernel, kind, calls in found}
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the functions above."""
+    on_cpu = Path(snakemake.params.toolchain) / "sycl-run"
+    compare = [on_cpu, snakemake.input.operations, "test", "-b", "SYCL0"]
+    tool_log = snakemake.log.tool
+    run_tool([on_cpu, snakemake.input.experts], tool_log)
+    report: dict[str, dict[str, Any]] = {}
+    for name, run in RUNS.items():
+        passed: dict[str, int] = {}
+        calls: Counter[str] = Counter()
+        for operation in run.operations:
+            cases = ["-o", operation, "-p", pattern(operation, snakemake.params.types)]
+            output = run_tool([*compare, *cases], tool_log, env=STATS | run.settings, append=True)
+            passed[operation] = count_passed(output, f"{operation} ({name})")
+            calls.update(count_calls(output))
+        report[name] = {"passed": passed, "calls": dict(sorted(calls.items()))}
+    write_text(snakemake.output.report, json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821
