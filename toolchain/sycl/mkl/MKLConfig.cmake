@@ -9,7 +9,8 @@ find_library(SYCL_RUNTIME sycl REQUIRED PATHS ${WHEELS}/lib NO_DEFAULT_PATH)
 
 # no kernels in it: plain C++
 add_library(mkl_stub STATIC ${CMAKE_CURRENT_LIST_DIR}/blas.cpp)
-target_include_directories(mkl_stub SYSTEM PUBLIC ${MKL_HEADERS})
+# not PUBLIC: syclcc reads the wheels' headers anyway, and an absolute path would hide what ccache has of other checkouts
+target_include_directories(mkl_stub SYSTEM PRIVATE ${MKL_HEADERS})
 target_compile_definitions(mkl_stub PRIVATE SYCL_DISABLE_FSYCL_SYCLHPP_WARNING)
 target_compile_options(mkl_stub PRIVATE -w)
 target_link_libraries(mkl_stub PUBLIC ${SYCL_RUNTIME})
