@@ -226,7 +226,8 @@ def test_an_interrupted_run_is_gone_on_from(hub, sources, output, monkeypatch):
     assert_complete(output)
     assert hub.gets(SHARD)[-1].status == 206
     assert sum(r.sent for r in hub.gets(SHARD)) < 1.1 * len(FILES[SHARD])
-    assert len(hub.gets("tokenizer.json")) == 1  # what was complete is not fetched again
+    # how far the other files were when the run ended is a matter of luck, but nothing is fetched twice
+    assert sum(r.sent for r in hub.gets("tokenizer.json")) < 1.1 * len(FILES["tokenizer.json"])
 
 
 def test_a_server_without_ranges_is_asked_from_the_start(hub, sources, output):
