@@ -102,8 +102,9 @@ def codebooks_table(rows: list[dict[str, Any]]) -> str:
 
 def mutants_table(rows: list[dict[str, Any]]) -> str:
     """Return rows of sycl-mutants.json as a table."""
-    cells = [[row["mutant"], row["file"], "; ".join(row["caught_by"]) or "missed"] for row in rows]
-    return markdown(["planted fault", "file", "caught by"], cells)
+    tests = list(rows[0]["caught_by"])
+    cells = [[row["mutant"], row["file"], *(row["caught_by"][test] or "-" for test in tests)] for row in rows]
+    return markdown(["planted fault", "file", *tests], cells)
 
 
 def cost_table(report: dict[str, Any]) -> str:

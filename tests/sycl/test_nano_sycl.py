@@ -86,6 +86,15 @@ def test_quality_token_by_token(measure, phase):
     assert not re.search(rf"sycl-stats: mul_mat_vec_q_id +{kind}", said)
 
 
+def test_layers_split_over_two_devices(measure):
+    one, _, _ = measure(0, 1, LIVE, ubatch=1)
+    two, _, said = measure(0, 1, LIVE | {"SYCL_RUN_DEVICES": "2", "LLAMA_ARG_LOG_VERBOSITY": "4"}, ubatch=1)
+    assert re.search(r"SYCL0 model buffer size", said)
+    assert re.search(r"SYCL1 model buffer size", said)
+    assert two == one
+    assert re.search(r"sycl-stats: moe_gate_up_swiglu +iq3_a770 +[1-9]", said)
+
+
 def test_the_kernels_behind_guard_pages(sycl):
     done = subprocess.run(sycl("test-sycl-experts"), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]

@@ -52,12 +52,27 @@ def require_wheels() -> None:
         raise ToolchainError(f"{DEVICE_PASS} is missing; set the toolchain up with: make setup-sycl")
 
 
-def runtime_environment() -> dict[str, str]:
-    """Return the variables with which a SYCL program finds the wheels' libraries and their OpenCL CPU device."""
+def drivers(count: int) -> list[Path]:
+    """Return `count` OpenCL drivers, each of which brings a device: copies of the first, made where they are missing.
+
+    A link would not do: the loader opens a library once, whatever its names are.
+    """
+    first = LIBRARIES / "libintelocl.so"
+    copies = [LIBRARIES / f"libintelocl-{number}.so" for number in range(2, count + 1)]
+    for copy in copies:
+        if not copy.exists():
+            partial = copy.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(first, partial)
+            partial.rename(copy)
+    return [first, *copies]
+
+
+def runtime_environment(devices: int = 1) -> dict[str, str]:
+    """Return the variables with which a SYCL program finds the wheels' libraries and their OpenCL CPU devices."""
     inherited = os.environ.get("LD_LIBRARY_PATH")
     return {
         "LD_LIBRARY_PATH": f"{LIBRARIES}:{inherited}" if inherited else str(LIBRARIES),
-        "OCL_ICD_FILENAMES": str(LIBRARIES / "libintelocl.so"),
+        "OCL_ICD_FILENAMES": ":".join(str(driver) for driver in drivers(devices)),
         # no other OpenCL device of this machine
         "OCL_ICD_VENDORS": str(VENV / "etc/OpenCL/vendors"),
         "ONEAPI_DEVICE_SELECTOR": "opencl:cpu",
