@@ -1,10 +1,14 @@
 # Requires: the verified twin.
 # Makes: one plain GGUF per entry of prune_targets, and a target prune_NAME for each.
+PRUNE_TOOL = [
+    "scripts/prune-dual.py",
+    *sorted(map(str, Path("scripts/prune_dual").glob("*.py"))),
+]
 TARGETS = {target.name: target for target in CFG.prune_targets}
 
 
 def budget_flags(wildcards):
-    """How the target says its budget on prune_dual.py's command line."""
+    """How the target says its budget on the command line of prune-dual."""
     target = TARGETS[wildcards.target]
     if target.budget_mb is not None:
         return ["--budget-mb", target.budget_mb]
@@ -15,7 +19,7 @@ rule prune:
     input:
         twin=rules.pack_twin.output.twin,
         verified=rules.verify_twin.output.report,
-        tool="scripts/prune_dual.py",
+        tool=PRUNE_TOOL,
     output:
         gguf=results(f"{CFG.model.title}-{{target}}.gguf"),
         selection=results("prune/{target}.json"),
@@ -36,7 +40,7 @@ rule prune:
     message:
         "Prune the twin to {wildcards.target}"
     shell:
-        "python {input.tool:q} --dual {input.twin:q} --out {output.gguf:q} {params.budget:q} --json"
+        "python {input.tool[0]:q} --dual {input.twin:q} --out {output.gguf:q} {params.budget:q} --json"
         " > {output.selection:q} 2> {log.main:q} || {{ cat {log.main:q} >&2; exit 1; }}"
 
 

@@ -24,7 +24,7 @@ rule make_release:
         selections=[PRUNED[name]["selection"] for name in TARGETS],
         patches=PATCHES,
         templates=sorted(map(str, Path("release").iterdir())),
-        prune_tool="scripts/prune_dual.py",
+        prune_tool=PRUNE_TOOL,
         license="LICENSE",
     output:
         # the last file written stands for the folder

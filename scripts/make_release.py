@@ -3,7 +3,7 @@
 The folder is built under a temporary name and renamed when complete. The same inputs give the same bytes.
 
 snakemake.input: twin, mmproj (may be absent), quality, speed, provenance, pruned and selections (one per target),
-patches (in series order), templates (all of release/), prune_tool (scripts/prune_dual.py), license (our own).
+patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its package), license
 snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), targets (of
 prune_targets), texts (names of the texts for `calibration` and `evaluation`).
 """
@@ -30,6 +30,7 @@ from phase_twin.card import (
 from phase_twin.errors import UserError
 from phase_twin.files import sha256_file
 from phase_twin.rule import run_rule
+from phase_twin.single_file import single_file
 
 log = logging.getLogger("phase_twin")
 
@@ -112,7 +113,7 @@ def write_release(
     if mmproj:
         place(mmproj, folder / Path(mmproj).name)
     (folder / "build" / PATCH_NAME).write_bytes(patch)
-    (folder / "prune-dual.py").write_bytes(read_bytes(prune_tool))
+    (folder / "prune-dual.py").write_bytes(single_file(Path(prune_tool), Path(prune_tool).with_name("prune_dual")))
     (folder / "LICENSE-tools").write_bytes(read_bytes(own_license))
     (folder / "LICENSE").write_bytes(license_text(context["model"]["license"], templates, own_license))
     for name, target in TEMPLATES.items():
@@ -164,7 +165,7 @@ def main(snakemake: Any) -> None:
         partial,
         twin=given.twin,
         mmproj=mmproj,
-        prune_tool=given.prune_tool,
+        prune_tool=given.prune_tool[0],
         own_license=given.license,
         patch=patch,
         templates=by_name(given.templates),

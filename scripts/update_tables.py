@@ -103,7 +103,10 @@ def codebooks_table(rows: list[dict[str, Any]]) -> str:
 def mutants_table(rows: list[dict[str, Any]]) -> str:
     """Return rows of sycl-mutants.json as a table."""
     tests = list(rows[0]["caught_by"])
-    cells = [[row["mutant"], row["file"], *(row["caught_by"][test] or "-" for test in tests)] for row in rows]
+    cells = []
+    for row in rows:
+        found = [row["caught_by"][test] or "-" for test in tests]
+        cells.append([row["mutant"], row["file"], *(["missed", *found[1:]] if set(found) == {"-"} else found)])
     return markdown(["planted fault", "file", *tests], cells)
 
 

@@ -25,10 +25,10 @@ print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 PRUNE = r"""
 import os, re, sys
 from pathlib import Path
-import prune_dual
+from prune_dual.cli import main
 os.fsync = lambda _: None
 del os.copy_file_range
-assert prune_dual.main(["--dual", sys.argv[1], "--out", sys.argv[2], "--variant", "0"]) == 0
+assert main(["--dual", sys.argv[1], "--out", sys.argv[2], "--variant", "0"]) == 0
 print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 

@@ -1,7 +1,6 @@
 """prune-dual as users run it: the one file, copied to an empty folder."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +11,21 @@ import pytest
 
 import gguf_files
 from gguf_files import BAD_IQ3_A770, CODEBOOK, IQ3_A770, Q3_K, Q4_K, Q6_K, Raw, expert, filled, small_twin, twin_keys
+from phase_twin.single_file import single_file
 from prune_dual import IQ3_A770_LEGACY, MIB, Gguf, GgufError, Twin, prune, select
 
 GATES = [expert(layer, "gate") for layer in range(4)]
 
 
+def the_tool(root) -> bytes:
+    """The file that a release carries."""
+    return single_file(root / "scripts/prune-dual.py", root / "scripts/prune_dual")
+
+
 @pytest.fixture
 def run(tmp_path, root):
     """Run the copied file in its folder, cut off from the project (-I)."""
-    shutil.copy(root / "scripts/prune_dual.py", tmp_path / "prune-dual.py")
+    (tmp_path / "prune-dual.py").write_bytes(the_tool(root))
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-I", "prune-dual.py", *arguments]
@@ -148,12 +153,11 @@ def test_errors_are_one_line_and_exit_code_1(run, twin, tmp_path, arguments, wor
 def test_interrupted_run_leaves_nothing(run, tmp_path):
     # a copy that does not end, so that the interruption always finds it under way
     code = """
-import importlib.util, sys, time
-spec = importlib.util.spec_from_file_location("prune_dual", "prune-dual.py")
-tool = sys.modules["prune_dual"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
-tool._copy = lambda *_: time.sleep(60)
-sys.exit(tool.main(sys.argv[1:]))
+import sys, time
+sys.path.insert(0, "prune-dual.py")
+from prune_dual import cli, writing
+writing._copy = lambda *_: time.sleep(60)
+sys.exit(cli.main(sys.argv[1:]))
 """
     gguf_files.small_twin(tmp_path / "twin.gguf")
     before = files(tmp_path)
@@ -176,8 +180,8 @@ sys.exit(tool.main(sys.argv[1:]))
 
 
 def test_package_missing_is_one_sentence(tmp_path, root):
-    shutil.copy(root / "scripts/prune_dual.py", tmp_path)
-    code = "import sys; sys.modules['gguf'] = None; import runpy; runpy.run_path('prune_dual.py', run_name='__main__')"
+    (tmp_path / "prune-dual.py").write_bytes(the_tool(root))
+    code = "import sys; sys.modules['gguf'] = None; import runpy; runpy.run_path('prune-dual.py', run_name='__main__')"
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "prune-dual: the Python package gguf is missing: pip install gguf\n"

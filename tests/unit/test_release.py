@@ -78,7 +78,7 @@ def rule(tmp_path):
             selections=[str(made / "16gib.json")],
             patches=[str(made / "2.patch"), str(made / "1.patch")],
             templates=[str(path) for path in (ROOT / "release").iterdir()],
-            prune_tool=str(ROOT / "scripts/prune_dual.py"),
+            prune_tool=[str(ROOT / "scripts/prune-dual.py")],
             license=str(ROOT / "LICENSE"),
         ),
         params=Named(

@@ -70,10 +70,12 @@ def test_codebooks_are_beside_version_1():
     assert second.startswith("| other | -125, 127 | 0.1900 | -5.0 % |")
 
 
-def test_a_missed_mutant_is_told():
-    rows = [{"mutant": "wrong sign", "file": "moe.cpp", "caught_by": ["a", "b"]}]
-    rows += [{"mutant": "nothing", "file": "moe.cpp", "caught_by": []}]
-    assert mutants_table(rows).splitlines()[2:] == ["| wrong sign | moe.cpp | a; b |", "| nothing | moe.cpp | missed |"]
+def test_where_a_mutant_is_caught():
+    rows = [{"mutant": "wrong sign", "file": "moe.cpp", "caught_by": {"kernels": "a", "off": "b"}}]
+    rows += [{"mutant": "nothing", "file": "moe.cpp", "caught_by": {"kernels": "", "off": ""}}]
+    head, _, *lines = mutants_table(rows).splitlines()
+    assert head == "| planted fault | file | kernels | off |"
+    assert lines == ["| wrong sign | moe.cpp | a | b |", "| nothing | moe.cpp | missed | - |"]
 
 
 def test_cost_of_a_token():

@@ -1,0 +1,93 @@
+"""The command line."""
+
+import argparse
+import logging
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import MIB, GgufError, amount
+from .plain import prune
+from .selection import select, vram_budget_mb
+from .twin import Twin
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="prune-dual", description="Cut a phase twin down to one plain GGUF.")
+    parser.add_argument("--dual", required=True, type=Path, metavar="IN.gguf", help="the twin; never changed")
+    parser.add_argument("--out", type=Path, metavar="OUT.gguf", help="the file to write")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--budget-mb", type=_u32, metavar="N", help="MiB of weights to fit; 0: the twin's default")
+    what.add_argument("--vram-gib", type=_gib, metavar="V", help="GiB of the card; weights get this less the reserve")
+    what.add_argument("--variant", type=_u32, metavar="N", help="one variant for all: 0 the small, 1 the large")
+    parser.add_argument(
+        "--reserve-gib", type=_gib, default="0.6", metavar="R", help="kept free of the card (%(default)s)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the selection, write nothing")
+    parser.add_argument("--json", action="store_true", help="print the selection as JSON on stdout")
+    parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
+    parser.add_argument("--legacy-type-42", action="store_true", help="take tensor type 42 for IQ3_A770")
+    args = parser.parse_args(argv)
+    if not args.out and not args.dry_run:
+        parser.error("--out is needed, or --dry-run")
+    if args.vram_gib is not None:
+        args.budget_mb = vram_budget_mb(args.vram_gib, args.reserve_gib)
+        if not 0 < args.budget_mb < 1 << 32:
+            parser.error(f"--vram-gib {args.vram_gib} less {args.reserve_gib} leaves {args.budget_mb} MiB for weights")
+    return args
+
+
+def _u32(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {(1 << 32) - 1}")
+    return int(text)
+
+
+def _gib(text: str) -> str:
+    """Check a decimal number; it stays text, since a binary float would move the floor at whole MiB."""
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB such as 16 or 0.6")
+    return text
+
+
+def _show_progress(done: int, total: int) -> None:
+    print(f"\rprune-dual: {amount(done)} of {amount(total)}  ", end="", file=sys.stderr, flush=True)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(args: argparse.Namespace) -> None:
+    twin = Twin.read(args.dual, legacy_type_42=args.legacy_type_42)
+    selection = select(twin, budget_bytes=(args.budget_mb or 0) * MIB, variant=args.variant)
+    if not args.dry_run:
+        live = sys.stderr.isatty()
+        size = prune(twin, selection, args.out, force=args.force, progress=_show_progress if live else None)
+        if live:
+            print(file=sys.stderr)
+    if args.json:
+        print(selection.json())
+        return
+    print(f"{args.dual}: {len(twin.groups)} groups, {amount(selection.variant0_bytes)} with all at variant 0")
+    limit = f" within {args.budget_mb} MiB" if args.budget_mb else ""
+    print(f"promoted {len(selection.promoted)} of {len(twin.groups)}: {amount(selection.selected_bytes)}{limit}")
+    print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({amount(size)})")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    args = _arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="prune-dual: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: the partial file goes
+    try:
+        _run(args)
+    except GgufError as error:
+        print(f"prune-dual: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nprune-dual: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    return 0

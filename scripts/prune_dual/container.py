@@ -1,0 +1,340 @@
+"""A small strict reader of the GGUF container: the head of a file, checked against the file's size.
+
+The reader of the gguf package rejects tensor type 770 (IQ3_A770), and maps whole files.
+"""
+
+import math
+import os
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from gguf import GGMLQuantizationType
+
+from .errors import MIB, GgufError
+from .tensor_types import IQ3_A770, IQ3_A770_LEGACY, tensor_nbytes
+
+VARIANT_PREFIX = "general.tensor_variant."
+KEY_ALIGNMENT = "general.alignment"
+
+# GGUF value types by id; an array of T is written [T] here
+VALUE_TYPES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64")
+FORMATS = dict(zip(VALUE_TYPES, ("B", "b", "H", "h", "I", "i", "f", "?", "", "", "Q", "q", "d"), strict=True))
+
+DEFAULT_ALIGNMENT = 32
+MAX_DIMS = 4
+MAX_NAME = 63  # bytes; ggml's GGML_MAX_NAME less the closing zero
+MAX_KEY = 1 << 16  # bytes; the GGUF specification's limit
+MAX_ELEMENTS = 1 << 24  # of one array: 60 times a large vocabulary
+MAX_DECODED = 64 * MIB  # of a value that is looked into; others are copied unread
+CHUNK = 8 * MIB
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of bytes in a file."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+    def read(self) -> bytes:
+        """Return the bytes; for small spans only."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.nbytes)
+
+
+@dataclass(frozen=True)
+class Kv:
+    """One key-value entry; `raw` is the whole entry as it stands in the file, so that it can be copied verbatim."""
+
+    name: str
+    type: str
+    raw: bytes | Span
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole entry."""
+        return len(self.raw) if isinstance(self.raw, bytes) else self.raw.nbytes
+
+    @property
+    def value_offset(self) -> int:
+        """Where the value starts in the file that the entry was read from."""
+        assert isinstance(self.raw, Span), "made in memory"
+        return self.raw.offset + self._head
+
+    @property
+    def _head(self) -> int:
+        return 8 + len(self.name.encode()) + 4
+
+    @property
+    def value(self) -> Any:
+        """The value, decoded on demand: int, float, bool, str, or a list of these."""
+        if self.nbytes > MAX_DECODED:
+            raise GgufError(f"key {self.name!r}: its value of {self.nbytes} bytes is too large")
+        raw = self.raw if isinstance(self.raw, bytes) else self.raw.read()
+        at = self._head
+        if not self.type.startswith("["):
+            return _decode(self.type, 1, raw, at)[0]
+        (count,) = struct.unpack_from("<Q", raw, at + 4)
+        return _decode(self.type[1:-1], count, raw, at + 12)
+
+
+def _decode(kind: str, count: int, raw: bytes, at: int) -> list[Any]:
+    """Decode `count` values of type `kind` that start at byte `at`."""
+    if kind != "str":
+        return list(struct.unpack_from(f"<{count}{FORMATS[kind]}", raw, at))
+    texts = []
+    for _ in range(count):
+        end = at + 8 + struct.unpack_from("<Q", raw, at)[0]
+        texts.append(raw[at + 8 : end].decode())
+        at = end
+    return texts
+
+
+def encode_str(text: str) -> bytes:
+    """A string as GGUF holds it: its length, then UTF-8."""
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def encode_kv(key: str, kind: str, value: Any) -> Kv:
+    """Make an entry; `kind` is a name of VALUE_TYPES, or `[name]` for an array, and `value` of that type."""
+    if not kind.startswith("["):
+        body = encode_str(value) if kind == "str" else struct.pack("<" + FORMATS[kind], value)
+        return Kv(key, kind, encode_str(key) + struct.pack("<I", VALUE_TYPES.index(kind)) + body)
+    item = kind[1:-1]
+    head = struct.pack("<IIQ", VALUE_TYPES.index("arr"), VALUE_TYPES.index(item), len(value))
+    if item == "str":
+        body = b"".join(encode_str(text) for text in value)
+    else:
+        body = struct.pack(f"<{len(value)}{FORMATS[item]}", *value)
+    return Kv(key, kind, encode_str(key) + head + body)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's entry; `shape` is in the file's order (row length first), `data` where its bytes are."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    data: Span
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return self.data.nbytes
+
+    @property
+    def type_name(self) -> str:
+        """The type's name in llama.cpp."""
+        return "IQ3_A770" if self.type == IQ3_A770 else GGMLQuantizationType(self.type).name
+
+    @property
+    def n_elements(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+
+class _Cursor:
+    """Reads the head of a file; every length is checked against the file's size before anything is allocated."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file, self.path = file, path
+        self.at, self.size = 0, os.fstat(file.fileno()).st_size
+
+    def fail(self, reason: str) -> GgufError:
+        return GgufError(f"{self.path}: {reason}")
+
+    def need(self, nbytes: int, what: str) -> None:
+        if nbytes > self.size - self.at:
+            raise self.fail(f"{what}: {nbytes} bytes at byte {self.at} go past the end of the file at {self.size}")
+
+    def take(self, nbytes: int, what: str) -> bytes:
+        self.need(nbytes, what)
+        data = self.file.read(nbytes)
+        if len(data) != nbytes:
+            raise self.fail(f"{what}: the file became shorter while it was read")
+        self.at += nbytes
+        return data
+
+    def skip(self, nbytes: int, what: str) -> None:
+        self.need(nbytes, what)
+        self.file.seek(nbytes, os.SEEK_CUR)
+        self.at += nbytes
+
+    def number(self, fmt: str, what: str) -> int:
+        return struct.unpack("<" + fmt, self.take(struct.calcsize("<" + fmt), what))[0]
+
+    def text(self, limit: int, what: str) -> str:
+        length = self.number("Q", what)
+        if not 0 < length <= limit:
+            raise self.fail(f"{what} has {length} bytes, allowed are 1 to {limit}")
+        try:
+            text = self.take(length, what).decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.fail(f"{what} is not UTF-8") from None
+        if re.search(r"[\x00-\x1f\x7f]", text):
+            raise self.fail(f"{what} has control characters: {text!r}")
+        return text
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """The head of a GGUF file: all but the tensors' bytes."""
+
+    path: Path
+    version: int
+    alignment: int
+    kv: dict[str, Kv]
+    tensors: list[Tensor]
+    data_start: int
+    legacy: bool  # IQ3_A770 was stored under its first id
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], *, legacy_type_42: bool = False) -> Self:
+        """Read and check the head of the file at `path`.
+
+        Parameters
+        ----------
+        legacy_type_42
+            take tensor type 42 for IQ3_A770; files with variant keys need no telling.
+
+        Raises
+        ------
+        GgufError
+            if the file cannot be read, is no GGUF, or contradicts itself or its own size.
+        """
+        path = Path(path)
+        try:
+            with open(path, "rb") as file:
+                return cls._parse(_Cursor(file, path), legacy_type_42)
+        except OSError as error:
+            raise GgufError(f"{path}: {error.strerror}") from error
+
+    @classmethod
+    def _parse(cls, cursor: _Cursor, legacy_type_42: bool) -> Self:
+        if cursor.take(4, "magic") != b"GGUF":
+            raise cursor.fail("not a GGUF file")
+        version = cursor.number("I", "version")
+        if version not in (2, 3):
+            raise cursor.fail(f"GGUF version {version} (or big endian); 2 and 3 can be read")
+        n_tensors, n_kv = cursor.number("Q", "number of tensors"), cursor.number("Q", "number of keys")
+        cursor.need(14 * n_kv + 33 * n_tensors, f"{n_kv} keys and {n_tensors} tensors")
+        kv = _unique(cursor, "key", (_read_kv(cursor) for _ in range(n_kv)))
+        infos = _unique(cursor, "tensor", (_read_info(cursor) for _ in range(n_tensors)))
+        alignment = _alignment(cursor, kv)
+        data_start = padded(cursor.at, alignment)
+        accepts_legacy = legacy_type_42 or any(key.startswith(VARIANT_PREFIX) for key in kv)
+        legacy, expected = False, 0
+        tensors: list[Tensor] = []
+        for info in infos.values():
+            if info.type == IQ3_A770_LEGACY and accepts_legacy:
+                info, legacy = replace(info, type=IQ3_A770), True
+            tensors.append(_place(cursor, info, data_start, expected))
+            expected += padded(tensors[-1].nbytes, alignment)
+        return cls(cursor.path, version, alignment, kv, tensors, data_start, legacy)
+
+    def get(self, key: str, kind: str, default: Any = None) -> Any:
+        """The value of `key`, which must be of type `kind` ("u32", "[str]", ...), or `default` where it is absent."""
+        if key not in self.kv:
+            return default
+        if self.kv[key].type != kind:
+            raise GgufError(f"{self.path}: key {key!r} is of type {self.kv[key].type}, should be {kind}")
+        try:
+            return self.kv[key].value
+        except UnicodeDecodeError:
+            raise GgufError(f"{self.path}: key {key!r} is not UTF-8") from None
+        except GgufError as error:
+            raise GgufError(f"{self.path}: {error}") from None
+
+
+def _unique(cursor: _Cursor, what: str, entries: Iterable[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for entry in entries:
+        if entry.name in found:
+            raise cursor.fail(f"{what} {entry.name!r} is there twice")
+        found[entry.name] = entry
+    return found
+
+
+def _read_kv(cursor: _Cursor) -> Kv:
+    start = cursor.at
+    key = cursor.text(MAX_KEY, "a key's name")
+    what = f"key {key!r}"
+    kind = _value_type(cursor, what)
+    if kind == "arr":
+        item, count = _value_type(cursor, what), cursor.number("Q", what)
+        if item == "arr":
+            raise cursor.fail(f"{what}: arrays of arrays are not supported")
+        if count > MAX_ELEMENTS:
+            raise cursor.fail(f"{what}: array of {count} elements, at most {MAX_ELEMENTS} are allowed")
+        kind = f"[{item}]"
+    else:
+        item, count = kind, 1
+    if item == "str":
+        cursor.need(8 * count, what)
+        for _ in range(count):
+            cursor.skip(cursor.number("Q", what), what)
+    else:
+        cursor.skip(count * struct.calcsize("<" + FORMATS[item]), what)
+    return Kv(key, kind, Span(cursor.path, start, cursor.at - start))
+
+
+def _value_type(cursor: _Cursor, what: str) -> str:
+    number = cursor.number("I", what)
+    if number >= len(VALUE_TYPES):
+        raise cursor.fail(f"{what}: unknown value type {number}")
+    return VALUE_TYPES[number]
+
+
+def _alignment(cursor: _Cursor, kv: dict[str, Kv]) -> int:
+    if KEY_ALIGNMENT not in kv:
+        return DEFAULT_ALIGNMENT
+    if kv[KEY_ALIGNMENT].type != "u32":
+        raise cursor.fail(f"key {KEY_ALIGNMENT!r} is of type {kv[KEY_ALIGNMENT].type}, should be u32")
+    alignment = kv[KEY_ALIGNMENT].value
+    if alignment.bit_count() != 1:
+        raise cursor.fail(f"key {KEY_ALIGNMENT!r}: {alignment} is not a power of two")
+    return alignment
+
+
+def _read_info(cursor: _Cursor) -> Tensor:
+    """Read a tensor's entry; where its data lies is only known after the last one."""
+    name = cursor.text(MAX_NAME, "a tensor's name")
+    what = f"tensor {name!r}"
+    n_dims = cursor.number("I", what)
+    if not 1 <= n_dims <= MAX_DIMS:
+        raise cursor.fail(f"{what} has {n_dims} dimensions, allowed are 1 to {MAX_DIMS}")
+    shape = tuple(cursor.number("Q", what) for _ in range(n_dims))
+    if 0 in shape or math.prod(shape) >= 1 << 63:
+        raise cursor.fail(f"{what}: impossible shape {list(shape)}")
+    kind, offset = cursor.number("I", what), cursor.number("Q", what)
+    return Tensor(name, shape, kind, Span(cursor.path, offset, 0))
+
+
+def _place(cursor: _Cursor, info: Tensor, data_start: int, expected: int) -> Tensor:
+    """Turn an entry's offset within the data section into a range of the file, checked."""
+    what = f"tensor {info.name!r}"
+    try:
+        nbytes = tensor_nbytes(info.shape, info.type)
+    except ValueError as error:
+        hint = "; if it is IQ3_A770, say --legacy-type-42" if info.type == IQ3_A770_LEGACY else ""
+        raise cursor.fail(f"{what}: {error}{hint}") from None
+    # ggml lays tensors one after the other; so this rules out overlaps, gaps and misalignment at once
+    if info.data.offset != expected:
+        raise cursor.fail(f"{what}: data offset {info.data.offset}, should be {expected}")
+    start = data_start + expected
+    if start + nbytes > cursor.size:
+        raise cursor.fail(f"{what}: data ends at byte {start + nbytes}, past the end of the file at {cursor.size}")
+    return replace(info, data=Span(cursor.path, start, nbytes))
+
+
+def padded(nbytes: int, alignment: int) -> int:
+    """`nbytes` rounded up to a multiple of `alignment`."""
+    return -(-nbytes // alignment) * alignment
