@@ -7,9 +7,13 @@ TOOLCHAIN = "toolchain/sycl"
 PATCHED_TYPES = ["iq3_a770", "q3_K", "q4_K", "q5_K", "q6_K"]
 
 
-def sycl(program):
+# the same kernels built in other ways, for a rule of its own
+OTHER_BUILDS = {"warp32": ["-DGGML_SYCL_WARP_SIZE=32"], "f16": ["-DGGML_SYCL_F16=ON"]}
+
+
+def sycl(program, build="test"):
     """Path of one program with the SYCL backend."""
-    return resources(f"engine/sycl-test/bin/{program}")
+    return resources(f"engine/sycl-{build}/bin/{program}")
 
 
 def toolchain_files(wildcards):
@@ -42,6 +46,7 @@ rule build_sycl:
         toolchain=TOOLCHAIN,
         tree=ENGINE_TREE,
         build=resources("engine/build-sycl"),
+        flags=[],
     message:
         "Build the engine with the SYCL backend, for tests on the CPU"
     script:
@@ -88,3 +93,48 @@ use rule test_sycl as test_sycl_all with:
         types=[],
     message:
         "Compare the SYCL backend with the CPU backend: all types"
+
+
+use rule build_sycl as build_sycl_otherwise with:
+    output:
+        programs=[
+            sycl(program, "{build}")
+            for program in ("test-backend-ops", "test-sycl-experts")
+        ],
+        facts=resources("engine/sycl-{build}/engine.json"),
+    log:
+        main="logs/engine/build-sycl-{build}.log",
+        tool="logs/engine/build-sycl-{build}-tool.log",
+    benchmark:
+        "benchmarks/engine/build-sycl-{build}.tsv"
+    wildcard_constraints:
+        build="|".join(OTHER_BUILDS),
+    params:
+        toolchain=TOOLCHAIN,
+        tree=ENGINE_TREE,
+        build=resources("engine/build-sycl-{build}"),
+        flags=lambda wildcards: OTHER_BUILDS[wildcards.build],
+    message:
+        "Build the tests with the SYCL backend: {wildcards.build}"
+
+
+use rule test_sycl as test_sycl_otherwise with:
+    input:
+        experts=sycl("test-sycl-experts", "{build}"),
+        operations=sycl("test-backend-ops", "{build}"),
+    output:
+        report=resources("engine/sycl-{build}/tests.json"),
+    log:
+        main="logs/engine/test-sycl-{build}.log",
+        tool="logs/engine/test-sycl-{build}-tool.log",
+    benchmark:
+        "benchmarks/engine/test-sycl-{build}.tsv"
+    wildcard_constraints:
+        build="|".join(OTHER_BUILDS),
+    message:
+        "Compare the SYCL backend with the CPU backend: {wildcards.build}"
+
+
+rule test_sycl_builds:
+    input:
+        expand(rules.test_sycl_otherwise.output.report, build=OTHER_BUILDS),

@@ -79,7 +79,7 @@ def main(snakemake: Any) -> None:
     require_toolchain(toolchain)
     tree, build = Path(snakemake.params.tree), Path(snakemake.params.build)
     digest = forget_other_toolchain(build, snakemake.input.toolchain)
-    flags = sycl_flags(toolchain, manifest)
+    flags = [*sycl_flags(toolchain, manifest), *snakemake.params.flags]
     programs = [Path(program) for program in snakemake.output.programs]
     compile_programs(tree, build, flags, programs, snakemake.threads, snakemake.log.tool)
     facts = {**manifest, "backend": "sycl-test", "toolchain_sha256": digest, "flags": flags}
