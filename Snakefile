@@ -14,11 +14,13 @@ include: "rules/retrieve.smk"
 include: "rules/convert.smk"
 include: "rules/imatrix.smk"
 include: "rules/quantize.smk"
+include: "rules/rank.smk"
 include: "rules/twin.smk"
 include: "rules/prune.smk"
 include: "rules/bench.smk"
 include: "rules/arc.smk"
 include: "rules/codebooks.smk"
+include: "rules/ranking.smk"
 include: "rules/release.smk"
 
 

@@ -19,12 +19,6 @@ def measured(label):
     return (CASES | STUDY | CODEBOOK_CASES)[label]
 
 
-def reference_model(wildcards):
-    if CFG.bench.quality.reference == "BF16":
-        return rules.convert_checkpoint.output.model
-    return quantized("reference")
-
-
 rule write_reference_logits:
     input:
         program=engine("llama-perplexity"),
@@ -159,6 +153,7 @@ rule measure_speed:
 rule bench:
     input:
         rules.gather_quality.output,
+        lambda wildcards: rules.gather_curve.output,
         rules.measure_speed.output,
 
 

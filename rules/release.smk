@@ -19,6 +19,7 @@ rule make_release:
         mmproj=rules.convert_checkpoint.output.mmproj,
         quality=rules.gather_quality.output.table,
         speed=rules.measure_speed.output.speed,
+        curve=rules.gather_curve.output.curve,
         provenance=rules.write_provenance.output.facts,
         pruned=[PRUNED[name]["gguf"] for name in TARGETS],
         selections=[PRUNED[name]["selection"] for name in TARGETS],

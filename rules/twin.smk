@@ -1,30 +1,5 @@
-# Requires: the variants and the imatrix.
-# Makes: the twin with its order of promotion, and the proof that it holds what went in and that the engine reads it.
-
-
-rule rank_groups:
-    input:
-        variants=VARIANTS,
-        imatrix=rules.compute_imatrix.output.imatrix,
-    output:
-        order=results("rank/promote_order.json"),
-    log:
-        main=logs("rank.log"),
-    benchmark:
-        benchmarks("rank")
-    conda:
-        "../envs/pipeline.yaml"
-    resources:
-        mem_mb=2000,
-        disk_mb=10,
-        runtime=10,
-    params:
-        method=CFG.rank.method,
-        tie_gate_up=CFG.rank.tie_gate_up,
-    message:
-        "Rank the groups: best quality per byte first"
-    script:
-        "../scripts/rank_groups.py"
+# Requires: the variants and the order of promotion.
+# Makes: the twin, and the proof that it holds what went in and that the engine reads it.
 
 
 rule write_provenance:
@@ -57,7 +32,7 @@ rule write_provenance:
 rule pack_twin:
     input:
         variants=VARIANTS,
-        order=rules.rank_groups.output.order,
+        order=order_of(CFG.rank.method),
         provenance=rules.write_provenance.output.facts,
     output:
         twin=results(f"{CFG.model.title}-twin.gguf"),

@@ -2,7 +2,7 @@
 
 The folder is built under a temporary name and renamed when complete. The same inputs give the same bytes.
 
-snakemake.input: twin, mmproj (may be absent), quality, speed, provenance, pruned and selections (one per target),
+snakemake.input: twin, mmproj (may be absent), curve, quality, speed, provenance, pruned and selections (one per target),
 patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its package), license
 snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), targets (of
 prune_targets), texts (names of the texts for `calibration` and `evaluation`).
@@ -100,6 +100,7 @@ def write_release(
     folder: Path,
     *,
     twin: str,
+    curve: str,
     mmproj: str | None,
     prune_tool: str,
     own_license: str,
@@ -110,6 +111,7 @@ def write_release(
     """Fill the empty `folder` with all files, SHA256SUMS last."""
     (folder / "build").mkdir(parents=True)
     place(twin, folder / Path(twin).name)
+    (folder / "curve.json").write_bytes(read_bytes(curve))
     if mmproj:
         place(mmproj, folder / Path(mmproj).name)
     (folder / "build" / PATCH_NAME).write_bytes(patch)
@@ -164,6 +166,7 @@ def main(snakemake: Any) -> None:
     write_release(
         partial,
         twin=given.twin,
+        curve=given.curve,
         mmproj=mmproj,
         prune_tool=given.prune_tool[0],
         own_license=given.license,

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from phase_twin.engine import BATCH, ENVIRONMENT, override
@@ -55,14 +57,28 @@ def weight_facts(path: str, variant: int | None) -> dict[str, Any]:
     return {"bytes": sum(tensor.nbytes for tensor in tensors), "bpw_experts": round(bits / weights, 4)}
 
 
+def measure(
+    program: str, model: str | Path, flags: Sequence[str], logits: str, n_ctx: int, chunks: int, threads: int, log: str
+) -> dict[str, float]:
+    """Run llama-perplexity against reference logits and return its summary.
+
+    Parameters
+    ----------
+    flags
+        what makes the model of the file, where that is a twin.
+    log
+        the file for the program's output.
+    """
+    command = [program, "-m", model, "-c", str(n_ctx), *BATCH, "-t", str(threads), *flags]
+    command += ["--kl-divergence", "--kl-divergence-base", logits]
+    output = run_tool(command, log, env=ENVIRONMENT, progress=r"\n *(?P<done>\d+) +\d", total=chunks)
+    return parse_summary(output)
+
+
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    model, variant = snakemake.input.model, snakemake.params.variant
-    command = [snakemake.input.program, "-m", model, "-c", str(snakemake.params.n_ctx), *BATCH]
-    command += ["-t", str(snakemake.threads), "--kl-divergence", "--kl-divergence-base", snakemake.input.logits]
-    command += override("default", variant) if variant is not None else []
-    chunks = snakemake.params.chunks
-    output = run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\n *(?P<done>\d+) +\d", total=chunks)
+    model, variant, chunks = snakemake.input.model, snakemake.params.variant, snakemake.params.chunks
+    flags = override("default", variant) if variant is not None else []
     row = {
         "file": model,
         "label": snakemake.params.label,
@@ -70,7 +86,16 @@ def main(snakemake: Any) -> None:
         "reference": snakemake.params.reference,
         "chunks": chunks,
         "n_ctx": snakemake.params.n_ctx,
-        **parse_summary(output),
+        **measure(
+            snakemake.input.program,
+            model,
+            flags,
+            snakemake.input.logits,
+            snakemake.params.n_ctx,
+            chunks,
+            snakemake.threads,
+            snakemake.log.tool,
+        ),
     }
     write_text(snakemake.output.row, json.dumps(row, indent=2) + "\n")
 

@@ -214,13 +214,14 @@ def variant_kv(count: int, default: int, budget_mb: int, order: list[str], tie: 
 
 def main(snakemake: Any) -> None:
     """Map the rule to `pack`."""
+    provenance = snakemake.input.get("provenance")
     order = json.loads(Path(snakemake.input.order).read_text(encoding="utf-8"))
     groups = pack(
         [Path(path) for path in snakemake.input.variants],
         Path(snakemake.output.twin),
         order["promote_order"],
         order["promote_tie"],
-        provenance=json.loads(Path(snakemake.input.provenance).read_text(encoding="utf-8")),
+        provenance=json.loads(Path(provenance).read_text(encoding="utf-8")) if provenance else None,
     )
     log.info("packed %d groups into %s", len(groups), snakemake.output.twin)
 

@@ -1,8 +1,7 @@
-"""Put the groups in order of promotion: best quality per byte first."""
+"""Put the groups in order of promotion: most benefit per byte first."""
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import gguf
 import numpy as np
 
 from phase_twin.errors import UserError
-from phase_twin.experts import EXPERTS, layer_and_class
+from phase_twin.experts import EXPERTS, units
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule
-from prune_dual import Gguf
+from prune_dual import Gguf, Tensor
 
 log = logging.getLogger("phase_twin")
 
@@ -45,15 +44,26 @@ def imatrix_energy(sums: np.ndarray, counts: np.ndarray) -> float:
     return float((sums[seen] / counts[seen, None]).sum())
 
 
+def expert_tensors_of(model: Gguf) -> dict[str, Tensor]:
+    """Every routed-expert tensor by name."""
+    return {tensor.name: tensor for tensor in model.tensors if EXPERTS.fullmatch(tensor.name)}
+
+
+def gain_bytes(low: Gguf, high: Gguf) -> dict[str, int]:
+    """Bytes that the promotion of each group adds."""
+    above = expert_tensors_of(high)
+    return {name: above[name].nbytes - tensor.nbytes for name, tensor in expert_tensors_of(low).items()}
+
+
 def order_groups(
-    energy: dict[str, float], gain_bytes: dict[str, int], tie_gate_up: bool
+    benefit: dict[str, float], gain: dict[str, int], layers: int, tie_gate_up: bool
 ) -> tuple[list[str], list[int] | None]:
-    """Order groups by energy per byte of promotion, descending; equal scores by name.
+    """Order groups by benefit per byte of promotion, descending; equal scores by layer.
 
     Parameters
     ----------
-    energy, gain_bytes
-        per group name; bytes are those that promotion adds.
+    benefit, gain
+        per group name; the gain is in bytes, the benefit in any unit of which more is better.
     tie_gate_up
         give gate and up of one layer one number: they are promoted together or not at all.
 
@@ -61,54 +71,36 @@ def order_groups(
     -------
     (promote_order, promote_tie)
         promote_tie is None without ties.
+
+    Raises
+    ------
+    UserError
+        if the groups are not those of so many layers.
     """
-    units: dict[tuple[int, str], list[str]] = {}
-    for name in energy:
-        layer, tensor_class = layer_and_class(name)
-        if tie_gate_up and tensor_class in ("gate", "up"):
-            tensor_class = "gate_up"
-        units.setdefault((layer, tensor_class), []).append(name)
+    together = units(layers, tie_gate_up)
+    if odd := {name for names in together.values() for name in names} ^ benefit.keys():
+        raise UserError(f"model.moe_layers is {layers}, which does not fit {min(odd)} of the model")
 
-    def score(unit: tuple[int, str]) -> float:
+    def score(names: list[str]) -> float:
         # nothing to gain in bytes: the selection rule skips it, so it goes last
-        added = sum(gain_bytes[name] for name in units[unit])
-        return sum(energy[name] for name in units[unit]) / added if added > 0 else -1.0
+        added = sum(gain[name] for name in names)
+        return sum(benefit[name] for name in names) / added if added > 0 else float("-inf")
 
-    ordered = sorted(units, key=lambda unit: (-score(unit), unit))
-    order = [name for unit in ordered for name in sorted(units[unit])]
-    if not tie_gate_up:
-        return order, None
-    return order, [number for number, unit in enumerate(ordered) for _ in units[unit]]
-
-
-def expert_bytes(path: str | Path) -> dict[str, int]:
-    """Bytes of every routed-expert tensor of a GGUF."""
-    return {tensor.name: tensor.nbytes for tensor in Gguf.read(path).tensors if EXPERTS.fullmatch(tensor.name)}
-
-
-def uncalibrated(counts: np.ndarray) -> Sequence[int]:
-    """Experts that no calibration token reached."""
-    return [int(expert) for expert in np.flatnonzero(counts == 0)]
+    ordered = sorted(together.values(), key=lambda names: -score(names))
+    order = [name for names in ordered for name in names]
+    return order, [number for number, names in enumerate(ordered) for _ in names] if tie_gate_up else None
 
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    low, high = (expert_bytes(path) for path in snakemake.input.variants)
-    imatrix = read_imatrix(snakemake.input.imatrix)
-    energy = {}
-    for name in low:
-        if name not in imatrix:
-            raise UserError(f"{snakemake.input.imatrix}: no entry for {name}; was it made from this model?")
-        sums, counts = imatrix[name]
-        energy[name] = imatrix_energy(sums, counts)
-        if missing := uncalibrated(counts):
-            log.warning("%s: experts %s saw no calibration token", name, missing)
-    gain = {name: high[name] - low[name] for name in low}
-    order, tie = order_groups(energy, gain, snakemake.params.tie_gate_up)
-    groups = [{"name": name, "energy": energy[name], "gain_bytes": gain[name]} for name in order]
-    document = {"method": snakemake.params.method, "promote_order": order, "promote_tie": tie, "groups": groups}
+    low, high = (Gguf.read(path) for path in snakemake.input.variants)
+    scores = json.loads(Path(snakemake.input.scores).read_text())
+    benefit, gain = scores["benefit"], gain_bytes(low, high)
+    order, tie = order_groups(benefit, gain, snakemake.params.layers, snakemake.params.tie_gate_up)
+    groups = [{"name": name, "benefit": benefit[name], "gain_bytes": gain[name]} for name in order]
+    document = {"method": scores["method"], "promote_order": order, "promote_tie": tie, "groups": groups}
     write_text(snakemake.output.order, json.dumps(document, indent=2) + "\n")
-    log.info("ranked %d groups, first %s", len(order), order[0])
+    log.info("ranked %d groups by %s, first %s", len(order), scores["method"], order[0])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Model(_Strict):
     license: str = Field(description="licence of the weights, an SPDX id")
     tokenizer_pre: str | None = Field(description="pre-tokenizer to use where the converter does not know the hash")
     bf16_gib: float = Field(gt=0, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for")
+    moe_layers: int = Field(ge=1, description="layers with routed experts, all from 0 on; checked against the tensors")
 
 
 class Engine(_Strict):
@@ -118,11 +119,18 @@ class Recipe(_Strict):
         return self.feedback and self.uses("IQ3_A770")
 
 
+RankMethod = Literal["measured", "weighted_error", "imatrix_energy", "first_layers", "random"]
+
+
 class Rank(_Strict):
     """How the groups are put in order of promotion."""
 
-    method: Literal["imatrix_energy"]
+    method: RankMethod = Field(description="what tells the benefit of promoting a group; `study_ranking` compares them")
     tie_gate_up: bool = Field(description="promote gate and up of a layer together or not at all")
+    chunks: int = Field(ge=1, description="chunks of the calibration text on which each group is measured")
+    curve: list[Annotated[int, Field(gt=0, lt=100)]] = Field(
+        min_length=1, description="percent of the bytes of full promotion at which orders are measured"
+    )
 
 
 class PruneTarget(_Strict):

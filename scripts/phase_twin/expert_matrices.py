@@ -77,7 +77,7 @@ def expert_tensors(model: Gguf, imatrix: Imatrix) -> list[Tensor]:
     tensors = [tensor for tensor in model.tensors if EXPERTS.fullmatch(tensor.name)]
     for tensor in tensors:
         if tensor.type_name != "BF16":
-            raise UserError(f"{model.path}: {tensor.name} is {tensor.type_name}; codebooks are compared on BF16 only")
+            raise UserError(f"{model.path}: {tensor.name} is {tensor.type_name}; errors are measured against BF16 only")
         n_columns, _, n_experts = tensor.shape
         if tensor.name not in imatrix or imatrix[tensor.name][0].shape != (n_experts, n_columns):
             raise UserError(f"the imatrix has no weights that fit {tensor.name}; was it made from this model?")

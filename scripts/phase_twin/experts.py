@@ -5,6 +5,7 @@ import re
 from .errors import UserError
 
 EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)_exps\.weight")
+CLASSES = ("gate", "up", "down")
 
 
 def layer_and_class(name: str) -> tuple[int, str]:
@@ -19,3 +20,18 @@ def layer_and_class(name: str) -> tuple[int, str]:
     if not match:
         raise UserError(f"{name}: not a routed-expert tensor, cannot be ranked")
     return int(match[1]), match[2]
+
+
+def expert_name(layer: int, tensor_class: str) -> str:
+    """Name of a routed-expert tensor."""
+    return f"blk.{layer}.ffn_{tensor_class}_exps.weight"
+
+
+def units(layers: int, tie_gate_up: bool) -> dict[str, list[str]]:
+    """What is promoted together or not at all: label -> names of the groups, layer by layer."""
+    classes = {"gate-up": ("gate", "up"), "down": ("down",)} if tie_gate_up else {name: (name,) for name in CLASSES}
+    return {
+        f"{layer}-{label}": [expert_name(layer, name) for name in members]
+        for layer in range(layers)
+        for label, members in classes.items()
+    }

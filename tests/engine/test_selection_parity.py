@@ -28,7 +28,7 @@ from prune_dual import MIB, GgufError, Twin, select
 
 pytestmark = pytest.mark.engine
 
-TWINS = 240
+TWINS = 1000
 BUDGETS = 5
 ROW = (256, 4096)  # 0.44 MiB at Q3_K: promotions are fractions and multiples of a MiB
 

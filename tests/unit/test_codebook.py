@@ -195,7 +195,7 @@ def test_only_the_experts_of_the_copy_change(tmp_path):
 
 def test_experts_in_another_type_and_without_weights_are_refused(tmp_path):
     path, _ = write_model(tmp_path / "f32.gguf", F32)
-    with pytest.raises(UserError, match="is F32; codebooks are compared on BF16 only"):
+    with pytest.raises(UserError, match="is F32; errors are measured against BF16 only"):
         expert_tensors(Gguf.read(path), {EXPERTS: (np.ones((2, 256)), np.ones(2))})
     path, _ = write_model(tmp_path / "model.gguf")
     for imatrix in ({}, {EXPERTS: (np.ones((2, 128)), np.ones(2))}):

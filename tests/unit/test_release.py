@@ -63,6 +63,7 @@ def rule(tmp_path):
     made.mkdir()
     (made / TWIN).write_bytes(b"GGUF twin")
     (made / "mmproj.gguf").write_bytes(b"GGUF mmproj")
+    (made / "curve.json").write_text("{}\n")
     for name, data in {"quality": QUALITY, "speed": SPEED, "16gib": SELECTION, "provenance": PROVENANCE}.items():
         (made / f"{name}.json").write_text(json.dumps(data))
     for number in (1, 2):
@@ -74,6 +75,7 @@ def rule(tmp_path):
             quality=str(made / "quality.json"),
             speed=str(made / "speed.json"),
             provenance=str(made / "provenance.json"),
+            curve=str(made / "curve.json"),
             pruned=[str(made / "Some-Model-16gib.gguf")],
             selections=[str(made / "16gib.json")],
             patches=[str(made / "2.patch"), str(made / "1.patch")],
@@ -117,6 +119,7 @@ def test_the_folder_is_complete(rule):
     assert files == {
         TWIN, "mmproj.gguf", "build/llama.cpp-turbo-phase-twin.patch", "build/build.sh", "build/BUILD.md", "run-nx2.sh",
         "install-nx2.sh", "prune-dual.py", "LICENSE", "LICENSE-tools", "NOTICE", "README.md", "SHA256SUMS",
+        "curve.json",
     }  # fmt: skip
     assert (release / TWIN).samefile(rule.input.twin)  # a hard link, not another 34 GiB
     assert (release / "build/llama.cpp-turbo-phase-twin.patch").read_text() == "--- a/2\n--- a/1\n"
@@ -139,7 +142,7 @@ def test_checksums_verify(rule):
     command = ["sha256sum", "-c", "--strict", "SHA256SUMS"]
     done = subprocess.run(command, cwd=folder_of(rule), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 12
+    assert len(done.stdout.splitlines()) == 13
     (folder_of(rule) / "NOTICE").write_text("changed")
     assert subprocess.run(command, cwd=folder_of(rule), capture_output=True).returncode == 1
 

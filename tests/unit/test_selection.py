@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 import gguf_files
 from gguf_files import BAD_RANKS, BAD_TWINS, Q3_K, Q4_K, Raw, expert, published_twin, twin_keys
+from phase_twin.experts import expert_name
 from prune_dual import MIB, Gguf, GgufError, Span, Tensor, Twin, parse_ranks, select, split_variant, vram_budget_mb
+from rank_groups import order_groups
 
 
 def twin_of(
@@ -233,6 +235,23 @@ def test_what_was_selected_is_selected_again_at_its_own_size(twin, above):
     first = feasible(twin, above)
     again = select(twin, budget_bytes=first.selected_bytes)
     assert again.promoted == first.promoted
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 40)), min_size=9, max_size=9),
+    st.booleans(),
+    st.integers(0, 300),
+    st.integers(0, 60),
+)
+def test_predicted_loss_never_rises_with_the_budget(groups, tie_gate_up, above, more):
+    names = [expert_name(layer, kind) for layer in range(3) for kind in ("gate", "up", "down")]
+    benefit = {name: group[0] for name, group in zip(names, groups, strict=True)}
+    gain = {name: group[1] for name, group in zip(names, groups, strict=True)}
+    order, tie = order_groups(benefit, gain, 3, tie_gate_up)
+    twin = twin_of({name: (10, 10 + gain[name]) for name in names}, order, tie)
+    less, greater = (sum(benefit[name] for name in feasible(twin, room).promoted) for room in (above, above + more))
+    assert greater >= less - 1e-9
 
 
 @settings(deadline=None)

@@ -12,6 +12,7 @@ RULES_OF_THE_CHAIN = (
     "convert_checkpoint",
     "compute_imatrix",
     "quantize_recipe",
+    "measure_mix",
     "rank_groups",
     "pack_twin",
     "verify_twin",
@@ -36,7 +37,7 @@ def test_prune_target_of_the_release(snakemake):
     assert "measure_quality" not in done.stdout
 
 
-@pytest.mark.parametrize("target", ["twin", "bench", "release", "prune_9mib", "prune_10mib"])
+@pytest.mark.parametrize("target", ["twin", "bench", "study_ranking", "release", "prune_9mib", "prune_10mib"])
 def test_named_targets_of_nano(snakemake, target):
     done = snakemake("-n", "--forceall", "--configfile", NANO_CONFIG, "--", target)
     assert done.returncode == 0, done.stdout

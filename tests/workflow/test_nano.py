@@ -38,7 +38,8 @@ def test_everything_is_there(nano):
         "bench/quality.json",
         "bench/quality.svg",
         "bench/speed.json",
-        "rank/promote_order.json",
+        "rank/measured.json",
+        "curve.json",
         "verify.json",
         "release/SHA256SUMS",
         "release/build/llama.cpp-turbo-phase-twin.patch",
@@ -169,13 +170,16 @@ def workspace(nano: Path, root: Path, tmp_path_factory) -> Path:
     [
         (
             "models/nex-n2-nano/calibration.txt",
-            {"compute_imatrix", "quantize_recipe", "rank_groups", "write_provenance", "pack_twin", "measure_quality"},
+            {
+                *("compute_imatrix", "quantize_recipe", "measure_mix", "rank_groups", "write_provenance", "pack_twin"),
+                *("measure_quality", "measure_order", "gather_curve"),
+            },
             {"fetch_engine", "build_engine", "convert_checkpoint", "test_engine"},
         ),
         (
             TEXT,
-            {"write_reference_logits", "measure_quality", "gather_quality", "make_release"},
-            {"compute_imatrix", "quantize_recipe", "pack_twin", "verify_twin", "prune", "measure_speed"},
+            {"write_reference_logits", "measure_quality", "gather_quality", "measure_order", "make_release"},
+            {"compute_imatrix", "quantize_recipe", "measure_mix", "pack_twin", "verify_twin", "prune", "measure_speed"},
         ),
         ("release/BUILD.md", {"make_release"}, {"pack_twin", "measure_quality", "gather_quality"}),
     ],

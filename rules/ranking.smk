@@ -1,0 +1,117 @@
+# Requires: the orders of promotion, the twin, which can take any of them, the reference logits.
+# Makes: curve.json (bytes -> KLD, predicted and measured, for the order of the twin); study/ranking.json, all orders
+# beside each other.
+
+
+rule measure_order:
+    input:
+        program=measured_engine("llama-perplexity"),
+        twin=rules.pack_twin.output.twin,
+        verified=rules.verify_twin.output.report,
+        order=rules.rank_groups.output.order,
+        logits=rules.write_reference_logits.output.logits,
+    output:
+        row=results("bench/orders/{method}-{percent}.json"),
+    log:
+        main=logs("order-{method}-{percent}.log"),
+        tool=logs("order-{method}-{percent}-tool.log"),
+    benchmark:
+        benchmarks("order-{method}-{percent}")
+    wildcard_constraints:
+        method="|".join(METHODS),
+        percent=r"\d+",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=size_mb(0.4, 2000),
+        disk_mb=10,
+        runtime=minutes(5),
+    params:
+        percent=lambda wildcards: int(wildcards.percent),
+        reference=CFG.bench.quality.reference,
+        n_ctx=CFG.bench.quality.n_ctx,
+        chunks=CFG.bench.quality.chunks,
+    message:
+        "Measure the order {wildcards.method} at {wildcards.percent} % of full promotion"
+    script:
+        "../scripts/measure_mix.py"
+
+
+def phase_rows(wildcards):
+    """Quality of both phases: the ends of every curve."""
+    return expand(
+        rules.measure_quality.output.row,
+        label=[f"variant-{number}" for number in range(len(CFG.variants))],
+    )
+
+
+rule gather_curve:
+    input:
+        phases=phase_rows,
+        order=order_of(CFG.rank.method),
+        rows=expand(
+            rules.measure_order.output.row,
+            method=CFG.rank.method,
+            percent=CFG.rank.curve,
+        ),
+    output:
+        curve=results("curve.json"),
+        plot=report(
+            results("curve.svg"), caption="../report/curve.rst", category="Quality"
+        ),
+    log:
+        main=logs("gather-curve.log"),
+    benchmark:
+        benchmarks("gather-curve")
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        mem_mb=1000,
+        disk_mb=10,
+        runtime=10,
+    params:
+        title=CFG.model.title,
+    message:
+        "Gather the curve of quality over bytes"
+    script:
+        "../scripts/gather_curve.py"
+
+
+rule gather_ranking:
+    input:
+        phases=phase_rows,
+        orders=[order_of(method) for method in METHODS],
+        rows=expand(
+            rules.measure_order.output.row, method=METHODS, percent=CFG.rank.curve
+        ),
+    output:
+        table=results("study/ranking.json"),
+        plot=report(
+            results("study/ranking.svg"),
+            caption="../report/study_ranking.rst",
+            category="Quality",
+        ),
+    log:
+        main=logs("gather-ranking.log"),
+    benchmark:
+        benchmarks("gather-ranking")
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        mem_mb=1000,
+        disk_mb=10,
+        runtime=10,
+    params:
+        title=CFG.model.title,
+        methods=METHODS,
+        percents=CFG.rank.curve,
+    message:
+        "Gather the study of orders"
+    script:
+        "../scripts/gather_ranking.py"
+
+
+rule study_ranking:
+    input:
+        rules.gather_ranking.output,

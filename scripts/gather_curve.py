@@ -1,0 +1,100 @@
+"""Gather what each further byte buys: KLD over bytes in the order of the twin, predicted per group and measured."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+from phase_twin.files import write_text
+from phase_twin.rule import run_rule
+
+Row = Mapping[str, Any]
+
+
+def read_row(path: str | Path) -> dict[str, Any]:
+    """Read one measurement."""
+    return json.loads(Path(path).read_text())
+
+
+def point(row: Row) -> dict[str, Any]:
+    """Bytes, and the KLD with its error, of a measurement."""
+    return {"bytes": row["bytes"], "kld": row["kld_mean"], "kld_err": row["kld_mean_err"]}
+
+
+def predict(order: Row, low: Row, high: Row) -> list[dict[str, Any]]:
+    """Predict the KLD after each promotion, one tie after the other.
+
+    The benefits are scaled so that the ends are those measured: they come from another text, or are no KLD at all.
+
+    Parameters
+    ----------
+    order
+        a document of rank_groups.
+    low, high
+        the quality of both phases.
+    """
+    groups = {group["name"]: group for group in order["groups"]}
+    ties = order["promote_tie"] or range(len(groups))
+    total = sum(max(group["benefit"], 0.0) for group in groups.values())
+    scale = (low["kld_mean"] - high["kld_mean"]) / total if total else 0.0
+    size, saved, promoted = low["bytes"], 0.0, 0
+    points = [{"bytes": size, "promoted": 0, "kld_predicted": low["kld_mean"]}]
+    last = None
+    for name, tie in zip(order["promote_order"], ties, strict=True):
+        size += groups[name]["gain_bytes"]
+        saved += scale * max(groups[name]["benefit"], 0.0)
+        promoted += groups[name]["gain_bytes"] > 0
+        if tie == last:
+            points.pop()
+        points.append({"bytes": size, "promoted": promoted, "kld_predicted": low["kld_mean"] - saved})
+        last = tie
+    return points
+
+
+def draw(curve: Row, title: str) -> plt.Figure:
+    """Plot the predicted line and the measured points."""
+    unit, name = (2**30, "GiB") if curve["points"][0]["bytes"] > 2**30 else (2**20, "MiB")
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    predicted, measured = curve["points"], curve["measured"]
+    sizes = [row["bytes"] / unit for row in predicted]
+    axes.step(sizes, [row["kld_predicted"] for row in predicted], where="post", color="#1b6ca8", label="predicted")
+    sizes, klds, errors = ([row[key] for row in measured] for key in ("bytes", "kld", "kld_err"))
+    sizes = [size / unit for size in sizes]
+    axes.errorbar(sizes, klds, yerr=errors, fmt="o", capsize=3, color="#c2410c", label="measured")
+    axes.set(xlabel=f"weights [{name}]", ylabel="mean KLD [nats per token]", title=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def set_up_plots() -> None:
+    """Have the same drawing give the same bytes."""
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "phase-twin"
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the functions above."""
+    set_up_plots()
+    low, high = map(read_row, snakemake.input.phases)
+    order: Sequence[Any] | Any = read_row(snakemake.input.order)
+    rows: list[Row] = [low, *map(read_row, snakemake.input.rows), high]
+    curve = {
+        "order": order["method"],
+        "reference": low["reference"],
+        "chunks": low["chunks"],
+        "points": predict(order, low, high),
+        "measured": sorted(map(point, rows), key=lambda row: row["bytes"]),
+    }
+    write_text(snakemake.output.curve, json.dumps(curve, indent=2) + "\n")
+    title = f"{snakemake.params.title}: what each further byte buys"
+    draw(curve, title).savefig(snakemake.output.plot, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821

@@ -1,0 +1,49 @@
+"""Measure the twin with some of its groups promoted: those named, or those that an order fits into a budget."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from measure_quality import measure
+from phase_twin.files import write_text
+from phase_twin.mix import mix
+from phase_twin.rule import run_rule
+from prune_dual import Selection, Twin, select
+
+
+def fit(twin: Twin, order: dict[str, Any], percent: int) -> Selection:
+    """What an order promotes within `percent` of the bytes that full promotion adds."""
+    ordered = replace(twin, promote_order=order["promote_order"], promote_tie=order["promote_tie"])
+    low, high = (sum(tensor.nbytes for tensor in twin.phase(number)) for number in (0, 1))
+    return select(ordered, budget_bytes=low + (high - low) * percent // 100)
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the functions above; params: `promoted`, or `percent` of the order in the input."""
+    params, given = snakemake.params, snakemake.input
+    twin = Twin.read(given.twin)
+    row: dict[str, Any] = {}
+    if params.get("percent") is None:
+        promoted = [name for name in params.promoted if name in twin.groups]
+    else:
+        selection = fit(twin, json.loads(Path(given.order).read_text()), params.percent)
+        promoted = selection.promoted
+        row = {"percent": params.percent, "budget_bytes": selection.budget_bytes, "bytes": selection.selected_bytes}
+    with mix(twin, promoted, Path(snakemake.output.row).parent) as (model, flags):
+        summary = measure(
+            given.program,
+            model,
+            flags,
+            given.logits,
+            params.n_ctx,
+            params.chunks,
+            snakemake.threads,
+            snakemake.log.tool,
+        )
+    row |= {"promoted": promoted, "reference": params.reference, "chunks": params.chunks, **summary}
+    write_text(snakemake.output.row, json.dumps(row, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821
