@@ -3,7 +3,8 @@
 The folder is built under a temporary name and renamed when complete. The same inputs give the same bytes.
 
 snakemake.input: twin, mmproj (may be absent), curve, quality, speed, provenance, pruned and selections (one per
-target), patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its package), license
+target), patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its package),
+license.
 snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), targets (of
 prune_targets), texts (names of the texts for `calibration` and `evaluation`).
 """

@@ -41,7 +41,7 @@ class Engine(_Strict):
         description="auto: git first, the sdist where git cannot be reached"
     )
     backend: Literal["cpu", "sycl"] = Field(
-        description="what `bench` measures on; files are always made by the build for the CPU"
+        description="what measures; models are always converted and quantized by the build for the CPU"
     )
     sycl_f16: bool = Field(default=False, description="let SYCL kernels calculate in half precision: GGML_SYCL_F16")
 
