@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 
 from phase_twin.files import write_text
+from phase_twin.plots import BLUE, RED, byte_unit, new_plot, save
 from phase_twin.rule import run_rule
 
 Row = Mapping[str, Any]
@@ -56,31 +56,21 @@ def predict(order: Row, low: Row, high: Row) -> list[dict[str, Any]]:
 
 def draw(curve: Row, title: str) -> plt.Figure:
     """Plot the predicted line and the measured points."""
-    unit, name = (2**30, "GiB") if curve["points"][0]["bytes"] > 2**30 else (2**20, "MiB")
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    unit, name = byte_unit(curve["points"][0]["bytes"])
+    figure, axes = new_plot(xlabel=f"weights [{name}]", ylabel="mean KLD [nats per token]", title=title)
     predicted, measured = curve["points"], curve["measured"]
     sizes = [row["bytes"] / unit for row in predicted]
-    axes.step(sizes, [row["kld_predicted"] for row in predicted], where="post", color="#1b6ca8", label="predicted")
+    axes.step(sizes, [row["kld_predicted"] for row in predicted], where="post", color=BLUE, label="predicted")
     sizes, klds, errors = ([row[key] for row in measured] for key in ("bytes", "kld", "kld_err"))
     sizes = [size / unit for size in sizes]
-    axes.errorbar(sizes, klds, yerr=errors, fmt="o", capsize=3, color="#c2410c", label="measured")
-    axes.set(xlabel=f"weights [{name}]", ylabel="mean KLD [nats per token]", title=title)
+    axes.errorbar(sizes, klds, yerr=errors, fmt="o", capsize=3, color=RED, label="measured")
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def set_up_plots() -> None:
-    """Have the same drawing give the same bytes."""
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "phase-twin"
 
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    set_up_plots()
     low, high = map(read_row, snakemake.input.phases)
     order: Sequence[Any] | Any = read_row(snakemake.input.order)
     rows: list[Row] = [low, *map(read_row, snakemake.input.rows), high]
@@ -93,7 +83,7 @@ def main(snakemake: Any) -> None:
     }
     write_text(snakemake.output.curve, json.dumps(curve, indent=2) + "\n")
     title = f"{snakemake.params.title}: what each further byte buys"
-    draw(curve, title).savefig(snakemake.output.plot, metadata={"Date": None})
+    save(draw(curve, title), snakemake.output.plot)
 
 
 if __name__ == "__main__":

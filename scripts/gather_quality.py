@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from phase_twin.files import write_text
+from phase_twin.plots import BLUE, RED, byte_unit, new_plot, save
 from phase_twin.rule import run_rule
 
 
@@ -22,10 +22,10 @@ def draw(table: pd.DataFrame, title: str, ours: Sequence[str]) -> plt.Figure:
     ours
         labels drawn apart from stock types; empty: all are phases of one twin, joined by a line.
     """
-    unit, name = (2**30, "GiB") if table.bytes.min() > 2**30 else (2**20, "MiB")
+    unit, name = byte_unit(table.bytes.min())
     ordered = table.sort_values("bytes")
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for group, color in ((ordered.label.isin(ours), "#c2410c"), (~ordered.label.isin(ours), "#1b6ca8")):
+    figure, axes = new_plot(xlabel=f"weights [{name}]", ylabel="mean KLD [nats per token]", title=title)
+    for group, color in ((ordered.label.isin(ours), RED), (~ordered.label.isin(ours), BLUE)):
         points = ordered[group]
         style = "o" if len(ours) else "o-"
         axes.errorbar(points.bytes / unit, points.kld_mean, yerr=points.kld_mean_err, fmt=style, capsize=3, color=color)
@@ -34,26 +34,20 @@ def draw(table: pd.DataFrame, title: str, ours: Sequence[str]) -> plt.Figure:
     for (offset, align), (_, row) in zip(sides, ordered.iterrows(), strict=False):
         place = {"textcoords": "offset points", "xytext": offset, "ha": align, "fontsize": 9}
         axes.annotate(row.label, (row.bytes / unit, row.kld_mean), **place)
-    axes.set(xlabel=f"weights [{name}]", ylabel="mean KLD [nats per token]", title=title)
     axes.set_ylim(bottom=0, top=1.15 * (table.kld_mean + table.kld_mean_err).max())
     axes.margins(x=0.15)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    mpl.use("svg")
-    # the same drawing gives the same bytes
-    mpl.rcParams["svg.hashsalt"] = "phase-twin"
     rows = [json.loads(Path(path).read_text()) for path in snakemake.input.rows]
     write_text(snakemake.output.table, json.dumps(rows, indent=2) + "\n")
     table = pd.DataFrame(rows)
     title = (
         f"{snakemake.params.title}: KLD against {rows[0]['reference']}, {rows[0]['chunks']} x {rows[0]['n_ctx']} tokens"
     )
-    draw(table, title, snakemake.params.ours).savefig(snakemake.output.plot, metadata={"Date": None})
+    save(draw(table, title, snakemake.params.ours), snakemake.output.plot)
 
 
 if __name__ == "__main__":

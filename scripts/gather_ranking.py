@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from gather_curve import read_row, set_up_plots
+from gather_curve import read_row
 from phase_twin.files import write_text
+from phase_twin.plots import new_plot, save
 from phase_twin.rule import run_rule
 
 log = logging.getLogger("phase_twin")
@@ -79,7 +80,8 @@ def distance(order: Row, rows: Sequence[Row], low: Row) -> list[dict[str, float]
 
 def draw(orders: Sequence[Row], title: str) -> plt.Figure:
     """Plot the closed share of the gap over the share of the bytes, a line per order."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    labels = {"xlabel": "bytes of full promotion [%]", "ylabel": "KLD gap closed [%]"}
+    figure, axes = new_plot(**labels, title=title)
     for order, marker in zip(orders, itertools.cycle("osD^v")):
         rows = order["rows"]
         added = [0.0, *(row["added"] for row in rows), 100.0]
@@ -87,16 +89,12 @@ def draw(orders: Sequence[Row], title: str) -> plt.Figure:
         errors = [0.0, *(row["closed_err"] for row in rows), 0.0]
         axes.errorbar(added, shares, yerr=errors, marker=marker, ms=4, capsize=2, lw=1.2, label=order["order"])
     axes.plot([0, 100], [0, 100], color="0.7", lw=0.8, ls="--")
-    axes.set(xlabel="bytes of full promotion [%]", ylabel="KLD gap closed [%]", title=title)
-    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    set_up_plots()
     low, high = map(read_row, snakemake.input.phases)
     percents = snakemake.params.percents
     rows = iter(map(read_row, snakemake.input.rows))
@@ -119,7 +117,7 @@ def main(snakemake: Any) -> None:
     study = {"reference": low["reference"], "chunks": low["chunks"], "phases": phases, "orders": orders}
     write_text(snakemake.output.table, json.dumps(study, indent=2) + "\n")
     title = f"{snakemake.params.title}: orders of promotion"
-    draw(orders, title).savefig(snakemake.output.plot, metadata={"Date": None})
+    save(draw(orders, title), snakemake.output.plot)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write the measured tables into README.md and docs/, between their marks.
 
-usage: update_tables.py   (from the project's folder, after `make nano`, study_recipes and study_codebooks)
+usage: update_tables.py   (from the project's folder, after `make nano` and the studies)
 """
 
 import json
@@ -110,6 +110,32 @@ def mutants_table(rows: list[dict[str, Any]]) -> str:
     return markdown(["planted fault", "file", *tests], cells)
 
 
+def ranking_table(study: dict[str, Any]) -> str:
+    """Return the study of orders as a table: best order first."""
+    orders = sorted(study["orders"], key=lambda order: order["area"])
+    percents = [row["percent"] for row in orders[0]["rows"]]
+    head = ["order", "mean KLD over all budgets", *(f"+{percent} %" for percent in percents)]
+    cells = [
+        [
+            order["order"],
+            f"{order['area']:.4f}",
+            *(f"{row['closed']:.0f} ± {row['closed_err']:.0f} %" for row in order["rows"]),
+        ]
+        for order in orders
+    ]
+    return markdown(head, cells)
+
+
+def selection_table(study: dict[str, Any]) -> str:
+    """Return how far each order's selection is from the best one for the benefits that the order goes by."""
+    percents = [row["percent"] for row in study["orders"][0]["selection"]]
+    cells = [
+        [order["order"], *(f"{row['selected']:.1f} of {row['optimum']:.1f} %" for row in order["selection"])]
+        for order in study["orders"]
+    ]
+    return markdown(["order", *(f"+{percent} %" for percent in percents)], cells)
+
+
 def cost_table(report: dict[str, Any]) -> str:
     """Return sycl-cost.json as a table."""
     cards = list(report["bandwidth_gb_s"])
@@ -152,10 +178,15 @@ def main() -> None:
     replace(page, "throughput", throughput_table(output))
     replace(page, "shapes", shapes_table(output))
     replace(page, "feedback", feedback_table(run("test-iq3-a770-feedback", "--speed")))
-    # these two take longer, and need the test toolchain
-    for mark, path, table in (("mutants", MUTANTS, mutants_table), ("cost", COST, cost_table)):
+    # these take longer
+    for page, mark, path, table in (
+        ("docs/sycl.md", "mutants", MUTANTS, mutants_table),
+        ("docs/sycl.md", "cost", COST, cost_table),
+        ("docs/ranking.md", "orders", RESULTS / "study/ranking.json", ranking_table),
+        ("docs/ranking.md", "selection", RESULTS / "study/ranking.json", selection_table),
+    ):
         if path.exists():
-            replace(Path("docs/sycl.md"), mark, table(json.loads(path.read_text())))
+            replace(Path(page), mark, table(json.loads(path.read_text())))
 
 
 if __name__ == "__main__":
