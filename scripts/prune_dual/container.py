@@ -142,14 +142,17 @@ class Tensor:
 
 
 class _Cursor:
-    """Reads the head of a file; every length is checked against the file's size before anything is allocated."""
+    """Reads the head of a file; every length is checked against the file's size before anything is allocated.
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.file, self.path = file, path
-        self.at, self.size = 0, os.fstat(file.fileno()).st_size
+    `name` is what messages call the file; the head's bytes are in the file `head`, the tensors' in the file `data`.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, name: "Path | Address", head: Path, data: Path) -> None:
+        self.file, self.size, self.name, self.head, self.data = file, size, name, head, data
+        self.at = 0
 
     def fail(self, reason: str) -> GgufError:
-        return GgufError(f"{self.path}: {reason}")
+        return GgufError(f"{self.name}: {reason}")
 
     def need(self, nbytes: int, what: str) -> None:
         if nbytes > self.size - self.at:
@@ -184,11 +187,20 @@ class _Cursor:
         return text
 
 
+class Address(str):
+    """Where a remote file is, as messages tell it: without credentials and query."""
+
+    @property
+    def name(self) -> str:
+        """The file's name alone."""
+        return self.rstrip("/").rpartition("/")[2]
+
+
 @dataclass(frozen=True)
 class Gguf:
     """The head of a GGUF file: all but the tensors' bytes."""
 
-    path: Path
+    path: Path | Address
     version: int
     alignment: int
     kv: dict[str, Kv]
@@ -213,9 +225,26 @@ class Gguf:
         path = Path(path)
         try:
             with open(path, "rb") as file:
-                return cls._parse(_Cursor(file, path), legacy_type_42)
+                size = os.fstat(file.fileno()).st_size
+                return cls._parse(_Cursor(file, size, path, path, path), legacy_type_42)
         except OSError as error:
             raise GgufError(f"{path}: {error.strerror}") from error
+
+    @classmethod
+    def read_remote(
+        cls, file: BinaryIO, size: int, address: Address, head: Path, *, legacy_type_42: bool = False
+    ) -> Self:
+        """Read and check the head of a remote file of `size` bytes.
+
+        Parameters
+        ----------
+        file
+            brings the bytes as they are read, and keeps them in the local file `head`: keys are taken from there.
+
+        The tensors' spans tell offsets in the remote file; there is no local file to read them from.
+        """
+        # a name that no file can have, so that nothing local is ever taken for the tensors' bytes
+        return cls._parse(_Cursor(file, size, address, head, head / "remote"), legacy_type_42)
 
     @classmethod
     def _parse(cls, cursor: _Cursor, legacy_type_42: bool) -> Self:
@@ -238,7 +267,7 @@ class Gguf:
                 info, legacy = replace(info, type=IQ3_A770), True
             tensors.append(_place(cursor, info, data_start, expected))
             expected += padded(tensors[-1].nbytes, alignment)
-        return cls(cursor.path, version, alignment, kv, tensors, data_start, legacy)
+        return cls(cursor.name, version, alignment, kv, tensors, data_start, legacy)
 
     def get(self, key: str, kind: str, default: Any = None) -> Any:
         """The value of `key`, which must be of type `kind` ("u32", "[str]", ...), or `default` where it is absent."""
@@ -283,7 +312,7 @@ def _read_kv(cursor: _Cursor) -> Kv:
             cursor.skip(cursor.number("Q", what), what)
     else:
         cursor.skip(count * struct.calcsize("<" + FORMATS[item]), what)
-    return Kv(key, kind, Span(cursor.path, start, cursor.at - start))
+    return Kv(key, kind, Span(cursor.head, start, cursor.at - start))
 
 
 def _value_type(cursor: _Cursor, what: str) -> str:
@@ -315,7 +344,7 @@ def _read_info(cursor: _Cursor) -> Tensor:
     if 0 in shape or math.prod(shape) >= 1 << 63:
         raise cursor.fail(f"{what}: impossible shape {list(shape)}")
     kind, offset = cursor.number("I", what), cursor.number("Q", what)
-    return Tensor(name, shape, kind, Span(cursor.path, offset, 0))
+    return Tensor(name, shape, kind, Span(cursor.data, offset, 0))
 
 
 def _place(cursor: _Cursor, info: Tensor, data_start: int, expected: int) -> Tensor:
@@ -332,7 +361,7 @@ def _place(cursor: _Cursor, info: Tensor, data_start: int, expected: int) -> Ten
     start = data_start + expected
     if start + nbytes > cursor.size:
         raise cursor.fail(f"{what}: data ends at byte {start + nbytes}, past the end of the file at {cursor.size}")
-    return replace(info, data=Span(cursor.path, start, nbytes))
+    return replace(info, data=Span(cursor.data, start, nbytes))
 
 
 def padded(nbytes: int, alignment: int) -> int:

@@ -1,13 +1,15 @@
 """The plain GGUF of a selection."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 from .container import VARIANT_PREFIX, Kv, Tensor, encode_kv
 from .errors import MIB
 from .selection import Selection
 from .tensor_types import FILE_TYPES, IQ3_A770
 from .twin import KEY_IQ3_A770_CODEBOOK, KEY_IQ3_A770_VERSION, Twin, iq3_a770_kv
-from .writing import Progress, write_gguf
+from .writing import Layout, Progress, write_gguf
 
 KEY_FILE_TYPE = "general.file_type"
 PROVENANCE_PREFIX = "phase_twin."
@@ -20,15 +22,22 @@ def prune(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    check: Callable[[Path, Layout], None] | None = None,
 ) -> int:
     """Write the selected variants as a plain GGUF to `out` and return its size in bytes.
 
     A promoted tensor takes the place of its variant 0, so that every pruned file has the tensor order of the model's
-    plain quantized file.
+    plain quantized file. `check` sees the file before it gets its name: see `write_gguf`.
     """
+    return write_gguf(
+        out, *plain_parts(twin, selection), alignment=twin.gguf.alignment, force=force, progress=progress, check=check
+    )
+
+
+def plain_parts(twin: Twin, selection: Selection) -> tuple[list[Kv], list[Tensor]]:
+    """Keys and tensors of the plain file."""
     kept = twin.take(selection.variants)
-    kv = list(_plain_kv(twin, selection, kept).values())
-    return write_gguf(out, kv, kept, alignment=twin.gguf.alignment, force=force, progress=progress)
+    return list(_plain_kv(twin, selection, kept).values()), kept
 
 
 def _plain_kv(twin: Twin, selection: Selection, kept: list[Tensor]) -> dict[str, Kv]:

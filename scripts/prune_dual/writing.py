@@ -5,6 +5,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,36 @@ CHUNK = 8 * MIB
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where each part of a GGUF file stands; offsets are bytes from the file's start."""
+
+    head: list[bytes | Span]  # all before the tensors' data, without gaps
+    tensors: list[Tensor]
+    offsets: list[int]  # one per tensor
+    nbytes: int  # of the whole file
+
+    @property
+    def placed(self) -> list[tuple[Tensor, int]]:
+        """Each tensor with its offset."""
+        return list(zip(self.tensors, self.offsets, strict=True))
+
+
+def lay_out(kv: Iterable[Kv], tensors: Iterable[Tensor], alignment: int = DEFAULT_ALIGNMENT) -> Layout:
+    """Place keys and tensors, in the order given."""
+    kv, tensors = list(kv), list(tensors)
+    infos, places, at = bytearray(), [], 0
+    for tensor in tensors:
+        infos += encode_str(tensor.name)
+        infos += struct.pack(f"<I{len(tensor.shape)}QIQ", len(tensor.shape), *tensor.shape, tensor.type, at)
+        places.append(at)
+        at += padded(tensor.nbytes, alignment)
+    start = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(kv))
+    data_start = padded(len(start) + sum(entry.nbytes for entry in kv) + len(infos), alignment)
+    head = [start, *(entry.raw for entry in kv), bytes(infos)]
+    return Layout(head, tensors, [data_start + place for place in places], data_start + at)
+
+
 def write_gguf(
     path: str | os.PathLike[str],
     kv: Iterable[Kv],
@@ -24,6 +55,7 @@ def write_gguf(
     alignment: int = DEFAULT_ALIGNMENT,
     force: bool = False,
     progress: Progress | None = None,
+    check: Callable[[Path, Layout], None] | None = None,
 ) -> int:
     """Write a GGUF file, streaming keys and tensors from where they are, and return its size in bytes.
 
@@ -38,44 +70,46 @@ def write_gguf(
         replace an existing file; never one that is read here.
     progress
         called with (bytes done, bytes in all).
+    check
+        called with the complete file, before it gets its name, and its layout; what it raises prevents that.
 
     Raises
     ------
     GgufError
         if the output exists or is an input, the disk is too full, or reading or writing fails.
     """
-    path, kv, tensors = Path(path), list(kv), list(tensors)
-    infos, offset = bytearray(), 0
-    for tensor in tensors:
-        infos += encode_str(tensor.name)
-        infos += struct.pack(f"<I{len(tensor.shape)}QIQ", len(tensor.shape), *tensor.shape, tensor.type, offset)
-        offset += padded(tensor.nbytes, alignment)
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(kv))
-    data_start = padded(len(head) + sum(entry.nbytes for entry in kv) + len(infos), alignment)
-    total = data_start + offset
-    parts = [head, *(entry.raw for entry in kv), bytes(infos), None]
-    for tensor in tensors:
-        parts += [tensor.data, None]
-    _check_output(path, {part.path for part in parts if isinstance(part, Span)}, total, force)
+    path, layout = Path(path), lay_out(kv, tensors, alignment)
+    spans = [part for part in layout.head if isinstance(part, Span)] + [tensor.data for tensor in layout.tensors]
+    check_output(path, {span.path for span in spans}, force)
+    check_space(path.parent, layout.nbytes, path)
     try:
         with _partial(path) as out, ExitStack() as stack:
             sources: dict[Path, BinaryIO] = {}
-            for part in parts:
-                if part is None:
-                    out.seek(padded(out.tell(), alignment))
-                elif isinstance(part, Span):
-                    if part.path not in sources:
-                        sources[part.path] = stack.enter_context(open(part.path, "rb", buffering=0))
-                    _copy(sources[part.path], part, out, progress, total)
+
+            def copy(span: Span) -> None:
+                if span.path not in sources:
+                    sources[span.path] = stack.enter_context(open(span.path, "rb", buffering=0))
+                _copy(sources[span.path], span, out, progress, layout.nbytes)
+
+            for part in layout.head:
+                if isinstance(part, Span):
+                    copy(part)
                 else:
                     _write_all(out, part)
-            out.truncate(total)
+            for tensor, offset in layout.placed:
+                out.seek(offset)
+                copy(tensor.data)
+            out.truncate(layout.nbytes)
+            if check:
+                os.fsync(out.fileno())
+                check(Path(out.name), layout)
     except OSError as error:
         raise GgufError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return total
+    return layout.nbytes
 
 
-def _check_output(path: Path, sources: Iterable[Path], nbytes: int, force: bool) -> None:
+def check_output(path: Path, sources: Iterable[Path], force: bool) -> None:
+    """Raise a GgufError unless `path` may be written."""
     if not path.parent.is_dir():
         raise GgufError(f"{path}: the folder {path.parent} does not exist")
     if path.exists():
@@ -86,9 +120,13 @@ def _check_output(path: Path, sources: Iterable[Path], nbytes: int, force: bool)
             raise GgufError(f"{path}: is a folder; name a file")
         if not force:
             raise GgufError(f"{path}: exists already; --force replaces it")
-    free = shutil.disk_usage(path.parent).free
+
+
+def check_space(folder: Path, nbytes: int, what: object) -> None:
+    """Raise a GgufError unless `nbytes` bytes more fit on the file system of `folder`."""
+    free = shutil.disk_usage(folder).free
     if nbytes > free:
-        raise GgufError(f"{path}: needs {amount(nbytes)}, {path.parent} has {amount(free)} free")
+        raise GgufError(f"{what}: needs {amount(nbytes)}, {folder} has {amount(free)} free")
 
 
 @contextmanager
@@ -106,16 +144,17 @@ def _partial(path: Path) -> Iterator[BinaryIO]:
 
 def _copy(source: BinaryIO, span: Span, out: BinaryIO, progress: Progress | None, total: int) -> None:
     """Append `span` of `source` to `out`."""
-    in_kernel = hasattr(os, "copy_file_range")
+    within_kernel = list(KERNEL_COPIES)
     done = 0
     while done < span.nbytes:
         want = min(CHUNK, span.nbytes - done)
         copied = 0
-        if in_kernel:
+        if within_kernel:
             try:
-                copied = os.copy_file_range(source.fileno(), out.fileno(), want, offset_src=span.offset + done)
+                copied = within_kernel[0](source.fileno(), out.fileno(), span.offset + done, want)
             except OSError:
-                in_kernel = False  # another file system or an old kernel; anything worse shows below
+                within_kernel.pop(0)  # another file system or an old kernel; anything worse shows below
+                continue
         if not copied:
             source.seek(span.offset + done)
             data = source.read(want)
@@ -126,6 +165,20 @@ def _copy(source: BinaryIO, span: Span, out: BinaryIO, progress: Progress | None
         done += copied
         if progress:
             progress(out.tell(), total)
+
+
+def _copy_file_range(source: int, out: int, offset: int, nbytes: int) -> int:
+    return os.copy_file_range(source, out, nbytes, offset_src=offset)
+
+
+def _sendfile(source: int, out: int, offset: int, nbytes: int) -> int:
+    return os.sendfile(out, source, offset, nbytes)
+
+
+# best first; each appends to `out` and returns how much
+KERNEL_COPIES = [
+    copy for name, copy in (("copy_file_range", _copy_file_range), ("sendfile", _sendfile)) if hasattr(os, name)
+]
 
 
 def _write_all(out: BinaryIO, data: bytes) -> None:

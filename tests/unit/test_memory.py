@@ -21,13 +21,14 @@ os.fsync = lambda _: None
 pack([Path(sys.argv[1]), Path(sys.argv[2])], Path(sys.argv[3]), sys.argv[4].split(","), None)
 print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
-# the other way to copy, by reading: file systems without copy_file_range
+# the other way to copy, by reading: file systems where the kernel does not copy
 PRUNE = r"""
 import os, re, sys
 from pathlib import Path
+from prune_dual import writing
 from prune_dual.cli import main
 os.fsync = lambda _: None
-del os.copy_file_range
+writing.KERNEL_COPIES.clear()
 assert main(["--dual", sys.argv[1], "--out", sys.argv[2], "--variant", "0"]) == 0
 print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
