@@ -1,6 +1,5 @@
 """Prove that the twin holds what went in."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -12,17 +11,16 @@ from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from phase_twin.rule import Progress, run_rule, run_tool
 from prune_dual import (
-    CHUNK,
     KEY_IQ3_A770_CODEBOOK,
     KEY_IQ3_A770_VERSION,
     MIB,
     Gguf,
     GgufError,
     Selection,
-    Span,
     Tensor,
     Twin,
     select,
+    sha256_span,
 )
 
 log = logging.getLogger("phase_twin")
@@ -95,20 +93,6 @@ def _compare_lists(twin: Twin, phase: list[Tensor], model: Gguf) -> None:
         name, shape, kind = min(odd)
         where = "is in the twin only" if (name, shape, kind) in ours else f"is in {model.path} only"
         raise UserError(f"{twin.gguf.path}: tensor {name} {list(shape)} {kind} {where}")
-
-
-def sha256_span(data: Span | bytes) -> str:
-    """Hex SHA-256 of a range of a file, read in constant memory."""
-    if isinstance(data, bytes):
-        return hashlib.sha256(data).hexdigest()
-    digest = hashlib.sha256()
-    with open(data.path, "rb", buffering=0) as file:
-        file.seek(data.offset)
-        left = data.nbytes
-        while left and (block := file.read(min(CHUNK, left))):
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest()
 
 
 def load_modes(twin: Twin) -> dict[str, tuple[list[str], Selection]]:

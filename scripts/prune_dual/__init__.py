@@ -18,6 +18,8 @@ from .container import (
     encode_kv,
 )
 from .errors import GIB, MIB, GgufError, amount
+from .hashing import sha256_span
+from .manifest import FileHash, Manifest, hash_gguf, verify_copy
 from .plain import PROVENANCE_PREFIX, prune
 from .selection import Selection, parse_ranks, select, vram_budget_mb
 from .tensor_types import (
@@ -46,4 +48,4 @@ from .twin import (
     split_variant,
     variant_name,
 )
-from .writing import CHUNK, write_gguf
+from .writing import CHUNK, Layout, lay_out, write_gguf
