@@ -6,6 +6,7 @@ Large files (LFS, here *.safetensors) are redirected to another origin, as the r
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -35,6 +36,9 @@ class Faults:
     busy_path: str = ""  # only requests whose path contains it
     ignore_range: bool = False
     no_etag: bool = False
+    flip: set[int] = field(default_factory=set)  # bytes of a file that are sent wrong once
+    lie: str = ""  # what the answer to a range gets wrong; see `_Handler.content`
+    lie_from: int = 0  # only for ranges that start here or later
 
 
 def blob_id(content: bytes) -> str:
@@ -50,6 +54,7 @@ class HubServer:
         self.files: dict[str, bytes] = {}
         self.faults = Faults()
         self.requests: list[Request] = []
+        self.hook: Callable[[Request], None] = lambda request: None  # called before each answer
         self.mutex = threading.Lock()
         hub = self
 
@@ -117,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             hub.requests.append(self.seen)
             busy = hub.faults.busy > 0 and hub.faults.busy_path in path
             hub.faults.busy -= busy
+        hub.hook(self.seen)
         if busy:
             return self.reply(hub.faults.busy_status, b"busy")
         if path.startswith("/api/models/"):
@@ -189,11 +195,33 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         current = self.headers.get("If-Range") in (None, etag)
         if asked and current and not faults.ignore_range:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(content):
-                return self.reply(416, b"", {"Content-Range": f"bytes */{len(content)}"})
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            return self.reply(206, content[start:], headers, name)
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, total = int(first), len(content)
+            if start >= total:
+                return self.reply(416, b"", {"Content-Range": f"bytes */{total}"})
+            end = min(int(last) + 1 if last else total, total)
+            body = bytearray(content[start:end])
+            with self.server_hub.mutex:
+                for at in [at for at in faults.flip if start <= at < end]:
+                    body[at - start] ^= 1
+                    faults.flip.discard(at)
+            lie = faults.lie if start >= faults.lie_from else ""
+            shift, more = lie == "range", lie == "total"
+            headers["Content-Range"] = f"bytes {start + shift}-{end - 1 + shift}/{total + more}"
+            if lie == "no range":
+                del headers["Content-Range"]
+            elif lie == "no total":
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/*"
+            elif lie == "short":
+                del body[-1:]
+            elif lie == "long":
+                body += b"x"
+            elif lie == "compressed":
+                headers["Content-Encoding"] = "gzip"
+            elif lie.startswith("chunked"):
+                headers["Transfer-Encoding"] = "chunked"
+                body += b"x" * (lie == "chunked and long")
+            return self.reply(206, bytes(body), headers, name)
         return self.reply(200, content, headers, name)
 
     def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, name: str = "") -> None:
@@ -202,7 +230,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
+        if "Transfer-Encoding" in (headers or {}):
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -216,4 +247,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def is_lfs(name: str) -> bool:
-    return name.endswith(".safetensors")
+    return name.endswith((".safetensors", ".gguf"))

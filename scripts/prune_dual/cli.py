@@ -9,14 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import MIB, GgufError, amount
-from .plain import prune
-from .selection import select, vram_budget_mb
-from .twin import Twin
+from .selection import Selection, select, vram_budget_mb
+from .source import Source, find_manifest, open_source
+from .table import card_table
+from .transport import is_remote
+
+log = logging.getLogger("prune-dual")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="prune-dual", description="Cut a phase twin down to one plain GGUF.")
-    parser.add_argument("--dual", required=True, type=Path, metavar="IN.gguf", help="the twin; never changed")
+    parser.add_argument(
+        "--dual",
+        required=True,
+        metavar="IN.gguf",
+        help="the twin; never changed. A path, URL or hf://REPO/FILE@REVISION",
+    )
     parser.add_argument("--out", type=Path, metavar="OUT.gguf", help="the file to write")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--budget-mb", type=_u32, metavar="N", help="MiB of weights to fit; 0: the twin's default")
@@ -27,6 +35,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="show the selection, write nothing")
     parser.add_argument("--json", action="store_true", help="print the selection as JSON on stdout")
+    parser.add_argument("--verify", action="store_true", help="read OUT.gguf back and compare it with its source")
+    parser.add_argument(
+        "--manifest",
+        metavar="PATH|URL",
+        help="SHA-256 of the twin's tensors (manifest.json beside it); none: do without",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
     parser.add_argument("--legacy-type-42", action="store_true", help="take tensor type 42 for IQ3_A770")
     args = parser.parse_args(argv)
@@ -61,20 +75,43 @@ def _interrupt(*_: object) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    twin = Twin.read(args.dual, legacy_type_42=args.legacy_type_42)
-    selection = select(twin, budget_bytes=(args.budget_mb or 0) * MIB, variant=args.variant)
-    if not args.dry_run:
-        live = sys.stderr.isatty()
-        size = prune(twin, selection, args.out, force=args.force, progress=_show_progress if live else None)
-        if live:
-            print(file=sys.stderr)
-    if args.json:
-        print(selection.json())
-        return
-    print(f"{args.dual}: {len(twin.groups)} groups, {amount(selection.variant0_bytes)} with all at variant 0")
-    limit = f" within {args.budget_mb} MiB" if args.budget_mb else ""
-    print(f"promoted {len(selection.promoted)} of {len(twin.groups)}: {amount(selection.selected_bytes)}{limit}")
-    print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({amount(size)})")
+    with open_source(args.dual, None if args.dry_run else args.out, legacy_type_42=args.legacy_type_42) as source:
+        twin = source.twin
+        selection = select(twin, budget_bytes=(args.budget_mb or 0) * MIB, variant=args.variant)
+        if not args.dry_run:
+            size = _write(args, source, selection)
+        if args.json:
+            print(selection.json())
+            return
+        print(f"{source.where}: {len(twin.groups)} groups, {amount(selection.variant0_bytes)} with all at variant 0")
+        limit = f" within {args.budget_mb} MiB" if args.budget_mb else ""
+        print(f"promoted {len(selection.promoted)} of {len(twin.groups)}: {amount(selection.selected_bytes)}{limit}")
+        if args.dry_run:
+            print(card_table(source, args.reserve_gib, selection))
+        print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({amount(size)})")
+
+
+def _write(args: argparse.Namespace, source: Source, selection: Selection) -> int:
+    """Write the selection and return the file's size; local files are compared with a manifest on request only."""
+    remote, manifest = is_remote(args.dual), None
+    if remote or args.verify or args.manifest:
+        manifest = find_manifest(source, args.manifest)
+    if manifest is None and (remote or args.verify):
+        log.warning(
+            "%s: no manifest.json: %s", source.where, "not verified" if remote else "compared with the twin only"
+        )
+    live = sys.stderr.isatty()
+    size = source.write(
+        selection,
+        args.out,
+        force=args.force,
+        manifest=manifest,
+        verify=args.verify or (args.manifest not in (None, "none")),
+        progress=_show_progress if live else None,
+    )
+    if live:
+        print(file=sys.stderr)
+    return size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GgufError as error:
         print(f"prune-dual: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nprune-dual: interrupted, nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nprune-dual: interrupted, {str(interrupt) or 'nothing was written'}", file=sys.stderr)
         return 130
     return 0

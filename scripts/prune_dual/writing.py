@@ -95,7 +95,7 @@ def write_gguf(
                 if isinstance(part, Span):
                     copy(part)
                 else:
-                    _write_all(out, part)
+                    write_all(out, part)
             for tensor, offset in layout.placed:
                 out.seek(offset)
                 copy(tensor.data)
@@ -160,7 +160,7 @@ def _copy(source: BinaryIO, span: Span, out: BinaryIO, progress: Progress | None
             data = source.read(want)
             if not data:
                 raise GgufError(f"{span.path}: became shorter while it was copied")
-            _write_all(out, data)
+            write_all(out, data)
             copied = len(data)
         done += copied
         if progress:
@@ -181,7 +181,8 @@ KERNEL_COPIES = [
 ]
 
 
-def _write_all(out: BinaryIO, data: bytes) -> None:
+def write_all(out: BinaryIO, data: bytes) -> None:
+    """Write `data` to an unbuffered file, which may take less at a time."""
     view = memoryview(data)
     while view:
         view = view[out.write(view) :]
