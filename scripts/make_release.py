@@ -30,8 +30,9 @@ from phase_twin.card import (
 )
 from phase_twin.errors import UserError
 from phase_twin.files import sha256_file
-from phase_twin.rule import run_rule
+from phase_twin.rule import Progress, run_rule
 from phase_twin.single_file import single_file
+from prune_dual import MANIFEST_NAME, FileHash, Manifest, Twin, hash_gguf
 
 log = logging.getLogger("phase_twin")
 
@@ -62,11 +63,32 @@ def concat_patches(paths: Sequence[str | os.PathLike[str]]) -> bytes:
     return b"".join(read_bytes(path) for path in paths)
 
 
-def sha256sums(folder: str | os.PathLike[str]) -> str:
-    """List every file under `folder` as `sha256sum -c` reads it, in the order of their names."""
-    root = Path(folder)
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    return "".join(f"{sha256_file(root / name)}  {name}\n" for name in names)
+def hash_files(folder: Path, known: dict[str, str]) -> list[FileHash]:
+    """Size and SHA-256 of every file under `folder`, by name; those whose hash is `known` are not read again."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [
+        FileHash(name, (folder / name).stat().st_size, known.get(name) or sha256_file(folder / name)) for name in names
+    ]
+
+
+def write_hashes(folder: Path, twin: str) -> None:
+    """Write manifest.json, which lists all files so far and the tensors of `twin`, and SHA256SUMS, which lists both.
+
+    The twin is read once for all of it.
+    """
+    view = Twin.read(folder / twin)
+    with Progress("hash") as bar:
+        digest, tensors = hash_gguf(view.gguf, bar.show)
+    files = hash_files(folder, {twin: digest})
+    manifest = folder / MANIFEST_NAME
+    manifest.write_text(Manifest.of(view, files, tensors).json(), encoding="utf-8")
+    files = hash_files(folder, {file.name: file.sha256 for file in files})
+    (folder / "SHA256SUMS").write_text(sha256sums(files), encoding="utf-8")
+
+
+def sha256sums(files: Iterable[FileHash]) -> str:
+    """The list of files as `sha256sum -c` reads it."""
+    return "".join(f"{file.sha256}  {file.name}\n" for file in files)
 
 
 def file_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -109,7 +131,7 @@ def write_release(
     templates: dict[str, str],
     context: dict[str, Any],
 ) -> None:
-    """Fill the empty `folder` with all files, SHA256SUMS last."""
+    """Fill the empty `folder` with all files, manifest.json and SHA256SUMS last."""
     (folder / "build").mkdir(parents=True)
     place(twin, folder / Path(twin).name)
     (folder / "curve.json").write_bytes(read_bytes(curve))
@@ -130,7 +152,7 @@ def write_release(
         (folder / target).write_text(text, encoding="utf-8")
     for program in ("run-nx2.sh", "install-nx2.sh", "prune-dual.py", "build/build.sh"):
         (folder / program).chmod(0o755)
-    (folder / "SHA256SUMS").write_text(sha256sums(folder), encoding="utf-8")
+    write_hashes(folder, Path(twin).name)
 
 
 def by_name(paths: Iterable[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from .hashing import forget_cached, sha256_span
 from .twin import Twin, split_variant
 from .writing import Layout, Progress
 
-NAME = "manifest.json"
+MANIFEST_NAME = "manifest.json"
 FORMAT, VERSION = "phase-twin-manifest", 1
 MAX_NBYTES = 64 << 20  # of a manifest; that of 2000 tensors has half a MiB
 
@@ -82,7 +82,7 @@ class Manifest:
             tensors.append(
                 TensorHash(t.name, t.type_name, list(t.shape), t.data.offset, t.nbytes, hashes[t.name], variant, rank)
             )
-        return cls(NAME, list(files), twin.gguf.path.name, tensors)
+        return cls(MANIFEST_NAME, list(files), twin.gguf.path.name, tensors)
 
     def json(self) -> str:
         """The file's text: one line per entry, the same for the same content."""

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from . import manifest as manifests
 from .errors import GgufError, amount
-from .manifest import Manifest, verify_copy
+from .manifest import MANIFEST_NAME, MAX_NBYTES, Manifest, verify_copy
 from .plain import prune
 from .remote import open_remote
 from .selection import Selection
@@ -104,12 +103,12 @@ def find_manifest(source: Source, given: str | None) -> Manifest | None:
     if given == "none":
         return None
     if given is None:
-        text, where = source.neighbour(manifests.NAME, manifests.MAX_NBYTES), f"{manifests.NAME} beside {source.where}"
+        text, where = source.neighbour(MANIFEST_NAME, MAX_NBYTES), f"{MANIFEST_NAME} beside {source.where}"
     elif is_remote(given):
         remote = Remote(given)
-        text, where = remote.small(manifests.MAX_NBYTES), str(remote.address)
+        text, where = remote.small(MAX_NBYTES), str(remote.address)
     else:
-        text, where = _read(Path(given), manifests.MAX_NBYTES), given
+        text, where = _read(Path(given), MAX_NBYTES), given
     return None if text is None else Manifest.parse(text, where)
 
 

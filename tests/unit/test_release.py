@@ -1,6 +1,7 @@
 """The release folder and its model card."""
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -13,8 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 import make_release
+from gguf_files import small_twin
 from phase_twin.errors import UserError
 from phase_twin.sources import load_sources
+from prune_dual import GgufError, Manifest, Twin
 
 ROOT = Path(__file__).parents[2]
 TWIN = "Some-Model-twin.gguf"
@@ -61,7 +64,7 @@ def rule(tmp_path):
     """What Snakemake would hand to the script."""
     made = tmp_path / "some"
     made.mkdir()
-    (made / TWIN).write_bytes(b"GGUF twin")
+    small_twin(made / TWIN, groups=1)
     (made / "mmproj.gguf").write_bytes(b"GGUF mmproj")
     (made / "curve.json").write_text("{}\n")
     for name, data in {"quality": QUALITY, "speed": SPEED, "16gib": SELECTION, "provenance": PROVENANCE}.items():
@@ -119,7 +122,7 @@ def test_the_folder_is_complete(rule):
     assert files == {
         TWIN, "mmproj.gguf", "build/llama.cpp-turbo-phase-twin.patch", "build/build.sh", "build/BUILD.md", "run-nx2.sh",
         "install-nx2.sh", "prune-dual.py", "LICENSE", "LICENSE-tools", "NOTICE", "README.md", "SHA256SUMS",
-        "curve.json",
+        "curve.json", "manifest.json",
     }  # fmt: skip
     assert (release / TWIN).samefile(rule.input.twin)  # a hard link, not another 34 GiB
     assert (release / "build/llama.cpp-turbo-phase-twin.patch").read_text() == "--- a/2\n--- a/1\n"
@@ -147,6 +150,36 @@ def test_checksums_verify(rule):
     assert subprocess.run(command, cwd=folder_of(rule), capture_output=True).returncode == 1
 
 
+def test_manifest_lists_every_file_and_tensor(rule):
+    make_release.main(rule)
+    release = folder_of(rule)
+    manifest = Manifest.parse((release / "manifest.json").read_bytes(), "manifest.json")
+    sums = dict(reversed(line.split("  ")) for line in (release / "SHA256SUMS").read_text().splitlines())
+    del sums["manifest.json"]
+    assert {file.name: file.sha256 for file in manifest.files} == sums
+    assert all((release / file.name).stat().st_size == file.bytes for file in manifest.files)
+    assert manifest.twin == TWIN
+    twin = Twin.read(release / TWIN).gguf
+    assert [entry.sha256 for entry in manifest.expected(twin, twin.tensors)] == [
+        hashlib.sha256(tensor.data.read()).hexdigest() for tensor in twin.tensors
+    ]
+    # other readers need no more than JSON
+    data = json.loads((release / "manifest.json").read_text())
+    assert data["twin"]["tensors"][2] == {
+        "name": "blk.0.ffn_gate_exps.weight.v1", "type": "Q8_0", "shape": [256, 64, 160],
+        "offset": twin.tensors[2].data.offset, "nbytes": twin.tensors[2].nbytes,
+        "sha256": manifest.tensors[2].sha256, "variant": 1, "rank": 0,
+    }  # fmt: skip
+
+
+def test_the_twin_is_read_once_for_its_hashes(rule, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(make_release, "sha256_file", lambda path: hashed.append(path.name) or "0" * 64)
+    make_release.main(rule)
+    assert TWIN not in hashed
+    assert len(hashed) == len(set(hashed)) == 12
+
+
 def test_a_second_run_gives_the_same_bytes(rule, tmp_path):
     make_release.main(rule)
     first = (folder_of(rule) / "SHA256SUMS").read_text()
@@ -161,7 +194,7 @@ def test_a_release_on_another_file_system_is_copied(rule, monkeypatch):
     monkeypatch.setattr(make_release.os, "link", link)
     make_release.main(rule)
     placed = folder_of(rule) / TWIN
-    assert placed.read_bytes() == b"GGUF twin"
+    assert placed.read_bytes() == Path(rule.input.twin).read_bytes()
     assert not placed.samefile(rule.input.twin)
 
 
@@ -276,7 +309,7 @@ def test_faults_are_one_line_and_leave_the_old_release(rule, spoil, message):
     before = (folder_of(rule) / "SHA256SUMS").read_text()
     rule = copy.deepcopy(rule)
     spoil(rule)
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises((UserError, GgufError), match=message) as error:
         make_release.main(rule)
     assert "\n" not in str(error.value)
     assert (folder_of(rule) / "SHA256SUMS").read_text() == before
