@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Cut the twin to one file that fits a card, and write a launcher for it. The twin is kept.
+# Cut the twin to one file that fits a card, and write a launcher for it. The twin is kept. From an address, only what
+# goes into that file is fetched.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -10,13 +11,13 @@ yes=
 
 usage() {
     cat <<'EOF'
-usage: install-nx2.sh --vram-gib N [--dual PATH] [--out PATH] [--keep-dual] [--yes]
+usage: install-nx2.sh --vram-gib N [--dual PATH|URL] [--out PATH] [--keep-dual] [--yes]
 
   --vram-gib N  memory of the card in GiB, such as 16; 0.6 GiB of it stay free
-  --dual PATH   the twin (the one beside this script)
-  --out PATH    the file to write (the twin's name with the size, beside the twin)
+  --dual PATH   the twin (the one beside this script); or where to fetch from: https://..., hf://OWNER/REPOSITORY/FILE
+  --out PATH    the file to write (the twin's name with the size, beside the twin; beside this script if it is fetched)
   --keep-dual   keep the twin: always the case, the option is here for scripts that pass it
-  --yes         ask nothing; also set up a Python environment beside this script if gguf is missing
+  --yes         ask nothing; also set up a Python environment beside this script if a package is missing
 
 Writes the fitted file and a launcher run-<fitted file>.sh beside it.
 EOF
@@ -27,11 +28,14 @@ fail() {
     exit 1
 }
 
+packages=(gguf numpy)
+
 # A Python that can run prune-dual.py.
 find_python() {
-    local candidate
+    local candidate imports
+    imports=$(printf ', %s' "${packages[@]}")
     for candidate in "$here/.venv/bin/python" python3 python; do
-        if "$candidate" -c 'import sys, gguf, numpy; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+        if "$candidate" -c "import sys$imports; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1; then
             printf '%s' "$candidate"
             return
         fi
@@ -40,10 +44,10 @@ find_python() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$(python3 --version 2>&1) is too old; Python 3.11 or newer is needed"
     [[ -n $yes ]] ||
-        fail "the Python packages gguf and numpy are missing; run: python3 -m pip install gguf numpy (or pass --yes for an environment in $here/.venv)"
+        fail "some of the Python packages ${packages[*]} are missing; run: python3 -m pip install ${packages[*]} (or pass --yes for an environment in $here/.venv)"
     python3 -m venv "$here/.venv" >&2 || fail "cannot make $here/.venv (Debian, Ubuntu: apt install python3-venv)"
-    "$here/.venv/bin/python" -m pip install --quiet --disable-pip-version-check gguf numpy >&2 ||
-        fail "pip could not install gguf and numpy in $here/.venv"
+    "$here/.venv/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}" >&2 ||
+        fail "pip could not install ${packages[*]} in $here/.venv"
     printf '%s' "$here/.venv/bin/python"
 }
 
@@ -73,8 +77,23 @@ done
 
 [[ -n $vram ]] || fail "--vram-gib is missing: how many GiB of memory has the card? See --help"
 [[ $vram =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--vram-gib is '$vram'; it must be a number such as 16"
-[[ -f $dual ]] || fail "no twin at $dual; give its path with --dual"
-[[ -n $out ]] || out=${dual%.gguf}-${vram}gib.gguf
+if [[ $dual =~ ^(https?|hf):// ]]; then
+    fetched=yes
+    kept="run again to go on with what was fetched"
+    packages+=(requests)
+    name=${dual%%[?#]*}
+    if [[ $dual == hf://* ]]; then
+        packages+=(huggingface_hub)
+        name=${name%@*}
+    fi
+    name=$here/${name##*/}
+else
+    fetched=
+    kept="the twin is as it was"
+    [[ -f $dual ]] || fail "no twin at $dual; give its path or address with --dual"
+    name=$dual
+fi
+[[ -n $out ]] || out=${name%.gguf}-${vram}gib.gguf
 folder=$(cd "$(dirname "$out")" && pwd -P) || fail "the folder of $out does not exist"
 out=$folder/$(basename "$out")
 [[ ! -e $out ]] || fail "$out is there already; remove it, or choose another name with --out"
@@ -90,7 +109,7 @@ if [[ -z $yes ]]; then
     read -r -p "Write $out? [y/N] " answer
     [[ $answer =~ ^[Yy] ]] || fail "nothing was written"
 fi
-"${prune[@]}" --out "$out" || fail "the fitted file was not written; the twin is as it was"
+"${prune[@]}" --out "$out" || fail "the fitted file was not written; $kept"
 
 cat >"$launcher.partial" <<'EOF'
 #!/usr/bin/env bash
@@ -125,4 +144,5 @@ EOF
 chmod +x "$launcher.partial"
 mv "$launcher.partial" "$launcher"
 
-printf '\nMade:\n  %s\n  %s\nThe twin stays: %s\n' "$out" "$launcher" "$dual"
+printf '\nMade:\n  %s\n  %s\n' "$out" "$launcher"
+[[ -n $fetched ]] || printf 'The twin stays: %s\n' "$dual"

@@ -207,7 +207,9 @@ if "--vram-gib" in args and args[args.index("--vram-gib") + 1] == "1":
     sys.exit("prune-dual: does not fit; the smallest feasible budget is 15361 MiB")
 print("promoted 3 of 120")
 if "--dry-run" not in args:
-    open(args[args.index("--out") + 1], "wb").write(open(args[args.index("--dual") + 1], "rb").read() + b" fitted")
+    dual = args[args.index("--dual") + 1]
+    content = dual.encode() if "://" in dual else open(dual, "rb").read()
+    open(args[args.index("--out") + 1], "wb").write(content + b" fitted")
 """
 
 
@@ -240,6 +242,36 @@ def test_install_elsewhere(install, fakes, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "fitted.gguf").read_bytes() == b"other fitted"
     assert (tmp_path / "run-fitted.sh").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://some.host/a/Fetched-twin.gguf?download=true&x=/y", "Fetched-twin-16gib.gguf"),
+        ("hf://some/model/Fetched-twin.gguf@refs/pr/1", "Fetched-twin-16gib.gguf"),
+        ("hf://some/model/folder/odd name.gguf", "odd name-16gib.gguf"),
+    ],
+)
+def test_install_passes_an_address_through(install, release, fakes, tmp_path, address, name):
+    """Without the twin on this disk; the file comes to the script's folder, wherever it is called from."""
+    (release / TWIN).unlink()
+    done = run(install, "--vram-gib", "16", "--dual", address, "--yes", path=fakes)
+    assert done.returncode == 0, done.stderr
+    assert (release / name).read_bytes() == address.encode() + b" fitted"
+    assert (release / f"run-{name.removesuffix('.gguf')}.sh").exists()
+    assert "The twin stays" not in done.stdout
+    done = run(install, "--vram-gib", "16", "--dual", address, "--out", str(tmp_path / "x.gguf"), "--yes", path=fakes)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.gguf").exists()
+
+
+def test_install_names_the_packages_that_fetching_needs(install, fakes):
+    program(fakes, "python3", f'[[ $2 == *huggingface_hub* ]] && exit 1; exec {shlex.quote(sys.executable)} "$@"')
+    done = run(install, "--vram-gib", "16", "--dual", "hf://a/b/c.gguf", path=fakes)
+    assert done.returncode == 1
+    assert "run: python3 -m pip install gguf numpy requests huggingface_hub" in done.stderr
+    done = run(install, "--vram-gib", "16", "--yes", path=fakes)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
