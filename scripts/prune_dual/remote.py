@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -397,9 +398,10 @@ class _Fetch:
                 thread.join()
         finally:
             self.stop.set()
+            deadline = time.monotonic() + PATIENCE_S
             for thread in threads:
                 if thread.ident is not None:
-                    thread.join(PATIENCE_S)
+                    thread.join(max(0.0, deadline - time.monotonic()))
         for fault in self.faults:
             if not isinstance(fault, Stopped):
                 raise fault

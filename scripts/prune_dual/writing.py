@@ -13,6 +13,7 @@ from .container import DEFAULT_ALIGNMENT, Kv, Span, Tensor, encode_str, padded
 from .errors import MIB, GgufError, amount
 
 CHUNK = 8 * MIB
+READ = MIB  # what passes through our memory: more is slower, as it leaves the processor's cache
 
 Progress = Callable[[int, int], None]
 
@@ -157,7 +158,7 @@ def _copy(source: BinaryIO, span: Span, out: BinaryIO, progress: Progress | None
                 continue
         if not copied:
             source.seek(span.offset + done)
-            data = source.read(want)
+            data = source.read(min(READ, want))
             if not data:
                 raise GgufError(f"{span.path}: became shorter while it was copied")
             write_all(out, data)
