@@ -395,7 +395,8 @@ class _Fetch:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join()
+                while thread.is_alive() and not self.stop.is_set():
+                    thread.join(0.1)
         finally:
             self.stop.set()
             deadline = time.monotonic() + PATIENCE_S

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -58,6 +59,8 @@ class Remote:
         self.requests = _import("requests", "requests", location)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings show whole URLs
         self.headers: dict[str, str] = {}
+        scheme, _, rest = location.partition("://")
+        location = f"{scheme.lower()}://{rest}"
         self.hub = location.startswith("hf://")
         self.url = self._hub_url(location) if self.hub else location
         self.address = shown(self.url)
@@ -112,7 +115,7 @@ class Remote:
     def small(self, limit: int, beside: str | None = None) -> bytes | None:
         """The whole of this file, or of the one named `beside` in its folder: at most `limit` bytes.
 
-        None if there is no such file beside this one.
+        None if there is no such file beside this one, or not for us: a signed link covers one file only.
         """
         url, failures = self.beside(beside) if beside else self.url, 0
         while True:
@@ -154,6 +157,8 @@ class Remote:
         try:
             response = session.get(url, headers=headers, auth=auth, stream=True, timeout=TIMEOUT_S)
         except errors.SSLError as error:
+            if not any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error)):
+                raise _Retry(f"no secure connection: {_reason(error)}") from None
             raise GgufError(f"{shown(url)}: no secure connection: {_reason(error)}") from None
         except (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError) as error:
             raise _Retry(f"cannot be reached: {_reason(error)}") from None
@@ -161,9 +166,11 @@ class Remote:
             raise GgufError(f"{shown(url)}: the server redirects in circles") from None
         except (errors.RequestException, ValueError) as error:
             raise GgufError(f"{shown(url)}: not an address to fetch from: {type(error).__name__}") from None
-        if url.startswith("https:") and not response.url.startswith("https:"):
+        hops = [answer.url for answer in (*response.history, response)]
+        plain = [hop for hop in hops if not hop.lower().startswith("https:")]
+        if plain and url.lower().startswith("https:"):
             response.close()
-            raise GgufError(f"{shown(url)}: redirects to {shown(response.url)}, which is not https: refused")
+            raise GgufError(f"{shown(url)}: redirects to {shown(plain[0])}, which is not https: refused")
         if response.status_code in BUSY:
             response.close()
             after = response.headers.get("Retry-After", "")
@@ -200,7 +207,7 @@ class Remote:
     def _whole(self, url: str, limit: int, optional: bool) -> bytes | None:
         response = self._send(url, {})
         try:
-            if optional and response.status_code in (404, 410):
+            if optional and response.status_code in (401, 403, 404, 410):
                 return None
             if response.status_code != 200:
                 raise self._refusal(response, shown(url))
@@ -264,8 +271,9 @@ class Remote:
                 self._pin_commit(response)
         if total != self.size:
             raise self._changed(f"it had {self.size} bytes and now has {total}")
-        if validator != self.validator:
-            raise self._changed(f"it was {self.validator or 'untagged'} and now is {validator or 'untagged'}")
+        # one of several servers behind an address may tell none
+        if validator and self.validator and validator != self.validator:
+            raise self._changed(f"it was {self.validator} and now is {validator}")
         end = min(end, total)
         if (first, last) != (start, end - 1):
             raise GgufError(
@@ -297,7 +305,7 @@ class Remote:
 
 def is_remote(location: str) -> bool:
     """Whether `location` is an address rather than a local path."""
-    return re.match(r"(https?|hf)://", location) is not None
+    return re.match(r"(https?|hf)://", location, re.IGNORECASE) is not None
 
 
 def shown(url: str) -> Address:
@@ -319,8 +327,8 @@ def _import(module: str, package: str, location: str) -> Any:
         ) from None
 
 
-def _reason(error: BaseException) -> str:
-    """What is behind an error of requests, whose own text shows the whole URL."""
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error of requests and all that is behind it, the innermost last."""
     seen: list[BaseException] = []
     waiting: list[Any] = [error]
     while waiting:
@@ -329,6 +337,12 @@ def _reason(error: BaseException) -> str:
             continue
         seen.append(one)
         waiting += [getattr(one, "reason", None), one.__cause__, one.__context__, *one.args]
+    return seen
+
+
+def _reason(error: BaseException) -> str:
+    """What is behind an error of requests, whose own text shows the whole URL."""
+    seen = _causes(error)
     for one in reversed(seen):
         if isinstance(one, OSError) and one.strerror:
             return one.strerror

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,7 +23,7 @@ from prune_dual import writing as writing_module
 from prune_dual.manifest import TensorHash
 from prune_dual.remote import open_remote
 from prune_dual.table import Curve
-from prune_dual.transport import Remote, shown
+from prune_dual.transport import Remote, is_remote, shown
 
 ROOT = Path(__file__).parents[2]
 REPO = "someone/some-twin"
@@ -556,9 +558,73 @@ def test_the_hub_has_no_such_thing(hub, twin, out, address, words):
 def test_https_does_not_become_http(hub, url, monkeypatch):
     """As if a server behind TLS had redirected to plain HTTP."""
     there = Remote(url.replace("http:", "https:"))
-    answer = SimpleNamespace(url=url, status_code=206, close=lambda: None)
-    monkeypatch.setattr(there.requests.Session, "get", lambda *_, **__: answer)
-    refused(lambda: there.first(10), "which is not https: refused")
+    hop = SimpleNamespace(url=url)
+    for history, end in (([], url), ([hop], there.url)):  # at the end, or only on the way
+        answer = SimpleNamespace(url=end, history=history, status_code=206, close=lambda: None)
+        monkeypatch.setattr(there.requests.Session, "get", lambda *_, answer=answer, **__: answer)
+        refused(lambda: there.first(10), "which is not https: refused")
+
+
+def test_a_secure_connection_that_breaks_is_tried_again_but_not_a_wrong_certificate(hub, url, twin, out, monkeypatch):
+    there = Remote(url)
+    get, faults = there.requests.Session.get, [ssl.SSLEOFError(8, "EOF occurred in violation of protocol")]
+
+    def broken(*arguments, **options):
+        if faults:
+            raise there.requests.exceptions.SSLError(faults.pop())
+        return get(*arguments, **options)
+
+    monkeypatch.setattr(there.requests.Session, "get", broken)
+    assert there.first(4) == b"GGUF"
+    faults.append(ssl.SSLCertVerificationError(1, "certificate verify failed"))
+    refused(lambda: there.first(4), "no secure connection: certificate verify failed")
+    assert not faults
+
+
+def test_the_scheme_may_be_in_capitals(hub, url):
+    assert is_remote("HTTP://host/x.gguf")
+    assert is_remote("HF://someone/repo/x.gguf")
+    assert Remote(url.replace("http", "HTTP")).first(4) == b"GGUF"
+
+
+def test_an_answer_without_a_tag_is_no_change(hub, url, twin, out, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "CHUNK", MIB)
+
+    def toggle(_request):
+        hub.faults.no_etag = not hub.faults.no_etag
+
+    hub.hook = toggle
+    fetch(url, out)
+    assert out.read_bytes() == pruned_locally(twin, tmp_path, variant=1)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_signed_link_gives_nothing_beside_the_twin(hub, url, twin, out, tmp_path, capfd, status):
+    """It is good for one file; without the signature the server does not even say what there is."""
+    hub.faults.busy, hub.faults.busy_status, hub.faults.busy_path = 99, status, ".json"
+    arguments = ["--dual", f"{url}?signature=secret", "--variant", "1"]
+    assert cli.main([*arguments, "--dry-run"]) == 0
+    assert cli.main([*arguments, "--out", str(out)]) == 0
+    assert out.read_bytes() == pruned_locally(twin, tmp_path, variant=1)
+    assert "secret" not in "".join(capfd.readouterr())
+
+
+def test_servers_that_are_silent_are_not_waited_for_one_by_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.3)
+    ready, silence = threading.Barrier(remote.WORKERS), threading.Event()
+
+    def bring(start, *_):
+        ready.wait()
+        if start == 0:
+            raise GgufError("refused")
+        silence.wait(30)
+
+    journal = SimpleNamespace(done=[0] * 8)
+    chunks = [remote.Chunk(number, number, 1) for number in range(8)]
+    before = time.monotonic()
+    refused(remote._Fetch(SimpleNamespace(fetch=bring), tmp_path, chunks, journal, None).run, "refused")
+    assert time.monotonic() - before < 4 * remote.PATIENCE_S
+    silence.set()
 
 
 def test_addresses_are_shown_without_secrets():
