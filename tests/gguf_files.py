@@ -280,3 +280,65 @@ BAD_RANKS = [
     "9" * 100,
     "\uff11",
 ]
+
+
+# Nex-N2-mini, as metadata
+MINI = {
+    "block_count": 40,
+    "context_length": 262144,
+    "embedding_length": 2048,
+    "attention.head_count": 16,
+    "attention.head_count_kv": 2,
+    "attention.key_length": 256,
+    "attention.value_length": 256,
+    "expert_count": 256,
+    "expert_used_count": 8,
+    "expert_feed_forward_length": 512,
+    "expert_shared_feed_forward_length": 512,
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 128,
+    "ssm.group_count": 16,
+    "ssm.time_step_rank": 32,
+    "ssm.inner_size": 4096,
+    "full_attention_interval": 4,
+    "rope.dimension_count": 64,
+    "nextn_predict_layers": 0,
+    "vocab_size": 248320,
+}
+
+
+def nex_n2_mini(path: Path, *, twin: bool = False, without: str | None = None) -> Path:
+    """The shapes of Nex-N2-mini in a file of holes: all experts IQ3_A770, in the twin's variant 1 Q4_K, rest Q6_K.
+
+    It has no tokenizer, so the engine allocates everything and then stops. `without` leaves out a key.
+    """
+    keys = [("general.architecture", "str", "qwen35moe"), ("tokenizer.ggml.model", "str", "no_vocab")]
+    keys += [(f"qwen35moe.{name}", "u32", value) for name, value in MINI.items() if name != without]
+    keys += [
+        ("qwen35moe.rope.dimension_sections", "[i32]", [11, 11, 10, 0]),
+        ("qwen35moe.rope.freq_base", "f32", 1e7),
+        ("qwen35moe.attention.layer_norm_rms_epsilon", "f32", 1e-6),
+    ]
+    embedding = (2048, 248320)
+    tensors = [Raw("output.weight", embedding, Q6_K), Raw("output_norm.weight", (2048,))]
+    tensors.append(Raw("token_embd.weight", embedding, Q6_K))
+    for layer in range(40):
+        f32 = {"attn_norm.weight": (2048,), "post_attention_norm.weight": (2048,), "ffn_gate_inp.weight": (2048, 256)}
+        f32["ffn_gate_inp_shexp.weight"] = (2048,)
+        q6 = {"ffn_gate_shexp": (2048, 512), "ffn_up_shexp": (2048, 512), "ffn_down_shexp": (512, 2048)}
+        if layer % 4 == 3:
+            f32 |= {"attn_q_norm.weight": (256,), "attn_k_norm.weight": (256,)}
+            q6 |= {"attn_q": (2048, 8192), "attn_k": (2048, 512), "attn_v": (2048, 512), "attn_output": (4096, 2048)}
+        else:
+            f32 |= {"ssm_conv1d.weight": (4, 8192), "ssm_dt.bias": (32,), "ssm_a": (32,), "ssm_norm.weight": (128,)}
+            q6 |= {"attn_qkv": (2048, 8192), "attn_gate": (2048, 4096), "ssm_out": (4096, 2048)}
+            q6 |= {"ssm_beta": (2048, 32), "ssm_alpha": (2048, 32)}
+        tensors += [Raw(f"blk.{layer}.{name}", shape, F32) for name, shape in f32.items()]
+        tensors += [Raw(f"blk.{layer}.{name}.weight", shape, Q6_K) for name, shape in q6.items()]
+    names = [expert(layer, kind) for layer in range(40) for kind in ("down", "gate", "up")]
+    shapes = {name: (512, 2048, 256) if "down" in name else (2048, 512, 256) for name in names}
+    tensors += [Raw(name, shapes[name], IQ3_A770) for name in names]
+    if twin:
+        tensors += [Raw(f"{name}.v1", shapes[name], Q4_K) for name in names]
+        keys += twin_keys(names)
+    return write(path, keys + IQ3_KEYS, tensors)

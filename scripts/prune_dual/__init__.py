@@ -20,6 +20,7 @@ from .container import (
 from .errors import GIB, MIB, GgufError, amount
 from .hashing import sha256_span
 from .manifest import MANIFEST_NAME, FileHash, Manifest, hash_gguf, verify_copy
+from .memory import CACHE_TYPES, Memory, Model, Settings, Weights
 from .plain import PROVENANCE_PREFIX, prune
 from .selection import Selection, parse_ranks, select, vram_budget_mb
 from .tensor_types import (
