@@ -340,5 +340,5 @@ def nex_n2_mini(path: Path, *, twin: bool = False, without: str | None = None) -
     tensors += [Raw(name, shapes[name], IQ3_A770) for name in names]
     if twin:
         tensors += [Raw(f"{name}.v1", shapes[name], Q4_K) for name in names]
-        keys += twin_keys(names)
+        keys += [entry for entry in twin_keys(names) if entry not in PLAIN]
     return write(path, keys + IQ3_KEYS, tensors)

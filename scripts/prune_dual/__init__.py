@@ -8,6 +8,7 @@ It stands alone: it needs Python >= 3.11 and the stock `gguf` package, and nothi
 release carries it as one file, prune-dual.py.
 """
 
+from .cards import RESERVE_GIB, Account, Plan, plan, tensor_split
 from .container import (
     MAX_ELEMENTS,
     VARIANT_PREFIX,
@@ -17,12 +18,13 @@ from .container import (
     Tensor,
     encode_kv,
 )
+from .devices import Card, card_sizes, detect
 from .errors import GIB, MIB, GgufError, amount
 from .hashing import sha256_span
 from .manifest import MANIFEST_NAME, FileHash, Manifest, hash_gguf, verify_copy
 from .memory import CACHE_TYPES, Memory, Model, Settings, Weights
 from .plain import PROVENANCE_PREFIX, prune
-from .selection import Selection, parse_ranks, select, vram_budget_mb
+from .selection import Selection, parse_ranks, select
 from .tensor_types import (
     BLOCK_SIZES,
     FILE_TYPES,

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import MIB, GgufError, amount
-from .selection import Selection, select, vram_budget_mb
+from .fitting import account_json, account_text, add_options, card_fits, plan_for, vram
+from .selection import Selection, select
 from .source import Source, find_manifest, open_source
 from .table import card_table
 from .transport import is_remote
@@ -28,11 +29,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="OUT.gguf", help="the file to write")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--budget-mb", type=_u32, metavar="N", help="MiB of weights to fit; 0: the twin's default")
-    what.add_argument("--vram-gib", type=_gib, metavar="V", help="GiB of the card; weights get this less the reserve")
-    what.add_argument("--variant", type=_u32, metavar="N", help="one variant for all: 0 the small, 1 the large")
-    parser.add_argument(
-        "--reserve-gib", type=_gib, default="0.6", metavar="R", help="kept free of the card (%(default)s)"
+    what.add_argument(
+        "--vram-gib", type=vram, metavar="V", help="GiB of the card, or of each: 16,12; auto: ask drivers"
     )
+    what.add_argument("--variant", type=_u32, metavar="N", help="one variant for all: 0 the small, 1 the large")
     parser.add_argument("--dry-run", action="store_true", help="show the selection, write nothing")
     parser.add_argument("--json", action="store_true", help="print the selection as JSON on stdout")
     parser.add_argument("--verify", action="store_true", help="read OUT.gguf back and compare it with its source")
@@ -43,13 +43,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
     parser.add_argument("--legacy-type-42", action="store_true", help="take tensor type 42 for IQ3_A770")
+    add_options(parser)
     args = parser.parse_args(argv)
     if not args.out and not args.dry_run:
         parser.error("--out is needed, or --dry-run")
-    if args.vram_gib is not None:
-        args.budget_mb = vram_budget_mb(args.vram_gib, args.reserve_gib)
-        if not 0 < args.budget_mb < 1 << 32:
-            parser.error(f"--vram-gib {args.vram_gib} less {args.reserve_gib} leaves {args.budget_mb} MiB for weights")
+    if args.free and args.vram_gib != "auto":
+        parser.error("--free goes with --vram-gib auto")
     return args
 
 
@@ -57,13 +56,6 @@ def _u32(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) >= 1 << 32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {(1 << 32) - 1}")
     return int(text)
-
-
-def _gib(text: str) -> str:
-    """Check a decimal number; it stays text, since a binary float would move the floor at whole MiB."""
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB such as 16 or 0.6")
-    return text
 
 
 def _show_progress(done: int, total: int) -> None:
@@ -77,17 +69,21 @@ def _interrupt(*_: object) -> None:
 def _run(args: argparse.Namespace) -> None:
     with open_source(args.dual, None if args.dry_run else args.out, legacy_type_42=args.legacy_type_42) as source:
         twin = source.twin
-        selection = select(twin, budget_bytes=(args.budget_mb or 0) * MIB, variant=args.variant)
+        plan = plan_for(twin, args) if args.vram_gib else None
+        budget_bytes = (args.budget_mb or 0) * MIB
+        selection = plan.selection if plan else select(twin, budget_bytes=budget_bytes, variant=args.variant)
         if not args.dry_run:
             size = _write(args, source, selection)
         if args.json:
-            print(selection.json())
+            print(account_json(plan) if plan else selection.json())
             return
         print(f"{source.where}: {len(twin.groups)} groups, {amount(selection.variant0_bytes)} with all at variant 0")
         limit = f" within {args.budget_mb} MiB" if args.budget_mb else ""
         print(f"promoted {len(selection.promoted)} of {len(twin.groups)}: {amount(selection.selected_bytes)}{limit}")
         if args.dry_run:
-            print(card_table(source, args.reserve_gib, selection))
+            print(card_table(source, card_fits(twin, args), selection))
+        if plan:
+            print(account_text(plan))
         print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({amount(size)})")
 
 

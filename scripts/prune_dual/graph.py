@@ -2,7 +2,7 @@
 
 What dominates depends on the model and the settings, and the allocator fragments, so sums of tensors are off by up to a
 third. Here the tensors of one batch are listed as the engine's graph lists them (qwen35moe.cpp, delta-net-base.cpp and
-llama-graph.cpp) and placed as ggml-alloc.c places them. A layer costs some 60 entries, so this takes milliseconds.
+llama-graph.cpp) and placed as ggml-alloc.c places them (allocation.py). It takes milliseconds.
 
 In order of weight: the logits, [n_vocab, n_ubatch] in f32; without flash attention the scores, [n_kv, n_ubatch, n_head]
 in f32; the mask, [n_kv, n_ubatch] in f16 with flash attention and f32 without, four times over with several cards; the
@@ -11,10 +11,10 @@ experts' outputs, [n_embd, n_used, n_ubatch]; and the convolution of the delta-n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Self
+from functools import cache
 
-ALIGNMENT = 128  # bytes; of SYCL and CUDA, the CPU has less
+from .allocation import Graph, Tensor
+
 F32, F16, I32, I64 = 4, 2, 4, 8
 
 
@@ -67,160 +67,11 @@ class Batch:
     rotate_v: bool
 
 
-class _Tensor:
-    """A tensor as the allocator sees it."""
-
-    __slots__ = (
-        "address",
-        "allocated",
-        "children",
-        "inplace",
-        "nbytes",
-        "output",
-        "shape",
-        "sources",
-        "views",
-        "whole",
-    )
-
-    def __init__(self, nbytes: int, shape: tuple, sources: Sequence[Self], inplace: bool, whole: Self | None) -> None:
-        self.nbytes, self.shape, self.sources = nbytes, shape, sources
-        self.inplace, self.whole = inplace, whole
-        self.output = self.allocated = False
-        self.children = self.views = self.address = 0
-
-
-class _Graph:
-    """Tensors in the order in which the engine computes them."""
-
-    def __init__(self) -> None:
-        self.leafs: list[_Tensor] = []
-        self.nodes: list[_Tensor] = []
-        self._seen: set[int] = set()
-
-    def input(self, nbytes: int, shape: tuple = ()) -> _Tensor:
-        tensor = _Tensor(nbytes, shape, (), False, None)
-        self.leafs.append(tensor)
-        return tensor
-
-    def op(self, shape: tuple, *sources: _Tensor, size: int = F32, inplace: bool = False) -> _Tensor:
-        """An operation's result; `inplace` where ggml_op_can_inplace says so."""
-        nbytes = size
-        for extent in shape:
-            nbytes *= extent
-        return _Tensor(nbytes, shape, sources, inplace, None)
-
-    def unary(self, source: _Tensor, *others: _Tensor) -> _Tensor:
-        """An operation that gives the shape of `source` and may take its place."""
-        return _Tensor(source.nbytes, source.shape, (source, *others), True, None)
-
-    def view(self, source: _Tensor, shape: tuple = (), nbytes: int | None = None) -> _Tensor:
-        """Other strides or another shape of `source`; without a shape it is never like another's."""
-        size = source.nbytes if nbytes is None else nbytes
-        return _Tensor(size, shape or (id(source), len(self.nodes)), (source,), False, source.whole or source)
-
-    def store(self, *sources: _Tensor) -> None:
-        """A copy to a buffer outside the graph: it takes no room here and frees its sources."""
-        self.expand(_Tensor(0, (), sources, False, _OUTSIDE))
-
-    def expand(self, tensor: _Tensor) -> None:
-        """ggml_build_forward_expand: what the tensor needs, depth first, then the tensor."""
-        if id(tensor) in self._seen:
-            return
-        self._seen.add(id(tensor))
-        for source in tensor.sources:
-            self.expand(source)
-        if tensor.sources:  # leafs were noted when made
-            self.nodes.append(tensor)
-
-    def peak(self) -> int:
-        """Bytes that ggml_gallocr_alloc_graph_impl comes to."""
-        room = _Room()
-        for leaf in self.leafs:
-            leaf.address, leaf.allocated = room.take(leaf.nbytes), True
-        for node in self.nodes:
-            if node.whole is not None:
-                node.whole.views += 1
-            for source in node.sources:
-                source.children += 1
-        for node in self.nodes:
-            if node.whole is None and not _reuse(node, room):
-                node.address, node.allocated = room.take(node.nbytes), True
-            for source in node.sources:
-                source.children -= 1
-                if source.children or source.views:
-                    continue
-                whole = source
-                if source.whole is not None:
-                    whole = source.whole
-                    whole.views -= 1
-                if whole.allocated and not (whole.views or whole.children or whole.output):
-                    room.give(whole.address, whole.nbytes)
-                    whole.allocated = False
-        return room.peak
-
-
-_OUTSIDE = _Tensor(0, (), (), False, None)
-
-
-def _reuse(node: _Tensor, room: "_Room") -> bool:
-    """Let the node take the place of a source that nothing else needs; a view never gives its place."""
-    for source in node.sources if node.inplace else ():
-        if source.allocated and not source.output and source.shape == node.shape:
-            if source.children == 1 and not source.views:
-                node.address, node.allocated, source.allocated = source.address, True, False
-                return True
-    return False
-
-
-def _padded(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
-
-
-class _Room:
-    """ggml_dyn_tallocr, with its ways: tensors of no bytes leave blocks of no bytes, which keep others from merging."""
-
-    def __init__(self) -> None:
-        self.blocks = [[0, 1 << 62]]  # free: [offset, size], ascending; the last is the open end
-        self.peak = 0
-
-    def take(self, nbytes: int) -> int:
-        size = _padded(nbytes)
-        best = None
-        for block in self.blocks[:-1]:
-            # of equal ones the last, as there
-            if block[1] >= size and (best is None or block[1] <= best[1]):
-                best = block
-        block = best or self.blocks[-1]
-        offset = block[0]
-        block[0] += size
-        block[1] -= size
-        if not block[1]:
-            self.blocks.remove(block)
-        self.peak = max(self.peak, offset + size)
-        return offset
-
-    def give(self, offset: int, nbytes: int) -> None:
-        blocks, size = self.blocks, _padded(nbytes)
-        for i, block in enumerate(blocks):
-            if sum(block) == offset:
-                block[1] += size
-                if i + 1 < len(blocks) and sum(block) == blocks[i + 1][0]:
-                    block[1] += blocks.pop(i + 1)[1]
-                return
-            if offset + size == block[0]:
-                block[:] = [offset, block[1] + size]
-                if i and sum(blocks[i - 1]) == offset:
-                    blocks[i - 1][1] += blocks.pop(i)[1]
-                return
-        blocks.insert(next((i for i, block in enumerate(blocks) if block[0] >= offset), len(blocks)), [offset, size])
-
-
 class _Builder:
     """The graph of a range of layers."""
 
     def __init__(self, shape: Shape, batch: Batch, kinds: Sequence[bool], copies: int, host: bool) -> None:
-        self.s, self.b, self.g, self.n = shape, batch, _Graph(), batch.n_tokens
+        self.s, self.b, self.g, self.n = shape, batch, Graph(), batch.n_tokens
         self.copies = copies
         n = self.n
         if host:  # both forms of the input are there, tokens and embeddings
@@ -243,7 +94,7 @@ class _Builder:
         if host:
             self.g.expand(self.x)
 
-    def input(self, nbytes: int, shape: tuple = ()) -> _Tensor:
+    def input(self, nbytes: int, shape: tuple = ()) -> Tensor:
         """An input; with several cards each has as many copies as batches are under way, and keeps them."""
         tensor = self.g.input(nbytes, shape)
         if self.copies > 1:
@@ -252,7 +103,7 @@ class _Builder:
                 self.g.input(nbytes)
         return tensor
 
-    def norm(self, x: _Tensor) -> _Tensor:
+    def norm(self, x: Tensor) -> Tensor:
         return self.g.unary(self.g.unary(x))
 
     def layer(self, attention: bool) -> None:
@@ -264,7 +115,7 @@ class _Builder:
         cur = self.experts(self.norm(residual)) if s.n_expert else self.feed_forward(self.norm(residual), s.n_ff)
         self.x = g.unary(cur, residual)
 
-    def attention(self, cur: _Tensor) -> _Tensor:
+    def attention(self, cur: Tensor) -> Tensor:
         s, g, n, b = self.s, self.g, self.n, self.b
         heads = (s.head_k, s.n_head, n)
         gate = None
@@ -300,7 +151,7 @@ class _Builder:
             cur = g.unary(cur, g.unary(gate))
         return g.op((s.n_embd, n), cur)
 
-    def delta_net(self, cur: _Tensor) -> _Tensor:
+    def delta_net(self, cur: Tensor) -> Tensor:
         s, g, n, seqs = self.s, self.g, self.n, self.b.n_seqs
         channels, keys = s.conv_channels, (s.ssm_state, s.ssm_groups, n)
         heads = (s.ssm_inner // s.ssm_heads, s.ssm_heads, n)
@@ -324,14 +175,14 @@ class _Builder:
         cur = g.unary(self.norm(output), g.unary(g.view(z, heads)))
         return g.view(g.op((s.n_embd, n), g.view(cur)), (s.n_embd, n))
 
-    def state(self, size: int) -> _Tensor:
+    def state(self, size: int) -> Tensor:
         """build_rs: the states of this batch's sequences, and of those that have none in it."""
         rows = self.g.op((size, self.b.n_seqs), self.main)
         self.g.expand(rows)
         self.g.store(self.g.op((size, 0), self.extra))
         return rows
 
-    def experts(self, cur: _Tensor) -> _Tensor:
+    def experts(self, cur: Tensor) -> Tensor:
         s, g, n = self.s, self.g, self.n
         probs = g.unary(g.op((s.n_expert, n), cur))
         chosen = g.view(g.op((s.n_expert, n), probs, size=I32))
@@ -355,7 +206,7 @@ class _Builder:
             total = g.unary(total, g.unary(shared, g.unary(g.op((1, n), cur))))
         return total
 
-    def feed_forward(self, cur: _Tensor, n_ff: int) -> _Tensor:
+    def feed_forward(self, cur: Tensor, n_ff: int) -> Tensor:
         up, gate = (self.g.op((n_ff, self.n), cur) for _ in range(2))
         return self.g.op((self.s.n_embd, self.n), self.g.op((n_ff, self.n), gate, up))
 
@@ -376,7 +227,7 @@ def _rotation(head: int) -> int:
     return size
 
 
-@lru_cache(maxsize=None)
+@cache
 def compute_bytes(
     shape: Shape, batch: Batch, attention: tuple[bool, ...], output: bool = True, copies: int = 1, host: bool = False
 ) -> int:

@@ -11,9 +11,10 @@ from typing import Any
 
 from gguf import GGMLQuantizationType
 
+from .allocation import ALIGNMENT
 from .container import Gguf, Tensor
 from .errors import GgufError
-from .graph import ALIGNMENT, F32, Batch, Shape, compute_bytes
+from .graph import F32, Batch, Shape, compute_bytes
 from .tensor_types import BLOCK_SIZES, tensor_nbytes
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
@@ -169,7 +170,7 @@ class Memory:
 
     @cached_property
     def rs_layer(self) -> int:
-        """State of one delta-net layer for all sequences: convolution and delta net, f32 (llama-memory-recurrent.cpp)."""
+        """State of one delta-net layer, all sequences: convolution and delta net, f32 (llama-memory-recurrent.cpp)."""
         shape = self.model.shape
         return F32 * (shape.n_conv_state + shape.n_ssm_state) * self.settings.parallel
 
@@ -191,7 +192,7 @@ class Memory:
             ways = [True] if _is_quantized(self.settings.cache_type_v) else [True, False]
         else:
             ways = [self.settings.flash_attn]
-        layers, output = self.model.attention[first:last], last > self.model.n_blocks
+        layers, output = self.model.attention[first:last], first <= self.model.n_blocks < last
         if not layers and not output:
             return 0
         copies = COPIES if cards > 1 else 1
@@ -238,7 +239,7 @@ class Weights:
 
     def on_cards(self, first: int, last: int) -> int:
         """Bytes of layers first..last-1, where the number of blocks counts as the output layer."""
-        return sum(self.layers[first:last]) + (self.output if last > len(self.layers) else 0)
+        return sum(self.layers[first:last]) + (self.output if first <= len(self.layers) < last else 0)
 
 
 def _on_card(tensor: Tensor) -> int:

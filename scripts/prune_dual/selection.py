@@ -2,11 +2,9 @@
 
 import json
 import logging
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 
 from .errors import MIB, GgufError
 from .twin import KEY_PROMOTE, KEY_PROMOTE_ORDER, Twin
@@ -114,8 +112,3 @@ def parse_ranks(text: str, count: int) -> list[int]:
             raise GgufError(f"{KEY_PROMOTE}: {part!r} in {text!r} is out of range; there are {count} ranks from 0")
         ranks |= set(range(first, last + 1))
     return sorted(ranks)
-
-
-def vram_budget_mb(vram_gib: str, reserve_gib: str) -> int:
-    """MiB left for weights on a card of `vram_gib` with `reserve_gib` kept free: floor((V - R) * 1024), exactly."""
-    return math.floor((Fraction(vram_gib) - Fraction(reserve_gib)) * 1024)

@@ -3,11 +3,12 @@
 import json
 import logging
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 from .errors import MIB, GgufError, amount
-from .selection import Selection, select, vram_budget_mb
+from .selection import Selection
 from .source import Source
 
 log = logging.getLogger("prune-dual")
@@ -58,17 +59,17 @@ def find_curve(source: Source) -> Curve | None:
         return None
 
 
-def card_table(source: Source, reserve_gib: str, asked: Selection) -> str:
-    """One row per common card that the twin fits, up to the first that takes all of it, and one for what was asked."""
+def card_table(source: Source, fits: Callable[[int], Selection], asked: Selection) -> str:
+    """One row per common card that the twin fits, up to the first that takes all of it, and one for what was asked.
+
+    `fits` selects for a card of so many GiB and raises GgufError where the twin does not fit.
+    """
     twin = source.twin
     rows: list[tuple[str, Selection]] = []
     most = sum(max(twin.delta(name, number) for number in twin.groups[name]) for name in twin.groups)
     for card in CARDS_GIB:
-        budget_mb = vram_budget_mb(str(card), reserve_gib)
         try:
-            if budget_mb <= 0:
-                continue
-            selection = select(twin, budget_bytes=budget_mb * MIB)
+            selection = fits(card)
         except GgufError:
             continue  # even the small variants do not fit
         rows.append((f"{card} GiB", selection))

@@ -99,12 +99,37 @@ def test_same_bytes_each_time(run, twin, tmp_path):
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
-def test_vram_is_the_budget_less_the_reserve(run, tmp_path):
-    small_twin(tmp_path / "twin.gguf")
-    done = run("--dual", "twin.gguf", "--dry-run", "--json", "--vram-gib", "8.1", "--reserve-gib", "0.1")
-    assert json.loads(done.stdout)["budget_bytes"] == 8192 * MIB
-    done = run("--dual", "twin.gguf", "--dry-run", "--json", "--vram-gib", "16")
-    assert json.loads(done.stdout)["budget_bytes"] == 15769 * MIB
+def test_vram_is_shared_with_what_the_engine_needs(run, tmp_path):
+    gguf_files.nex_n2_mini(tmp_path / "twin.gguf", twin=True)
+    done = run("--dual", "twin.gguf", "--dry-run", "--json", "--vram-gib", "16", "--ctx", "8192")
+    facts = json.loads(done.stdout)
+    account = facts["account"]
+    (card,) = account["cards"]
+    assert card["kv_cache"] == 160 * MIB  # 10 layers, 2 heads of 256 for K and V each, f16
+    assert card["reserve"] == 512 * MIB
+    assert card["weights"] == facts["selected_bytes"] - account["host_weights"]
+    assert 0 <= card["free"] < 80 * MIB  # less than a promotion
+    done = run("--dual", "twin.gguf", "--dry-run", "--vram-gib", "16.00", "--ctx", "32768", "--flash-attn", "on")
+    assert "KV cache          0.62 GiB" in done.stdout
+    assert "start the engine with: -c 32768 -ub 512 -np 1 -ctk f16 -ctv f16 -fa on\n" in done.stdout
+
+
+def test_two_cards_are_told_how_to_share(run, tmp_path):
+    gguf_files.nex_n2_mini(tmp_path / "twin.gguf", twin=True)
+    done = run("--dual", "twin.gguf", "--dry-run", "--json", "--vram-gib", "12,8")
+    account = json.loads(done.stdout)["account"]
+    assert [card["size"] for card in account["cards"]] == [12 << 30, 8 << 30]
+    assert all(card["free"] >= 0 for card in account["cards"])
+    assert account["flags"][-4:-1] == ["-sm", "layer", "-ts"]
+
+
+def test_memory_that_cannot_be_counted_is_an_error_that_names_the_key(run, tmp_path):
+    gguf_files.nex_n2_mini(tmp_path / "twin.gguf", twin=True, without="ssm.state_size")
+    done = run("--dual", "twin.gguf", "--dry-run", "--vram-gib", "16")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "prune-dual: twin.gguf: key 'qwen35moe.ssm.state_size' is missing, memory cannot be counted without it\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +143,11 @@ def test_vram_is_the_budget_less_the_reserve(run, tmp_path):
         ["--dual", "twin.gguf", "--out", "o.gguf", "--budget-mb", "1.5"],
         ["--dual", "twin.gguf", "--out", "o.gguf", "--budget-mb", "4294967296"],
         ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "nan"],
-        ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "0.5"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "0"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "16,"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "16", "--free"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "16", "--ctx", "0"],
+        ["--dual", "twin.gguf", "--out", "o.gguf", "--vram-gib", "16", "--cache-type-k", "q3"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(run, twin, tmp_path, arguments):

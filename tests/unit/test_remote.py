@@ -745,7 +745,7 @@ def test_a_look_reads_the_head_only(hub, url, twin, out, capfd):
         "card", "room for weights", "promoted", "weights", "of the promotion", "to fetch", "predicted KLD",
     ]  # fmt: skip
     assert [row[0] for row in table[1:]] == ["8 GiB", "as asked"]  # the first card takes all of this twin
-    assert table[1][1:5] == ["7577 MiB", "4 of 4", f"{size:.2f} MiB", "100 %"]
+    assert table[1][1:5] == ["7680 MiB", "4 of 4", f"{size:.2f} MiB", "100 %"]
     assert float(table[1][5].split()[0]) == pytest.approx(size, abs=0.05)
     assert float(table[1][6]) == pytest.approx(0.1 + 0.1 * size / 100, abs=1e-4)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import gguf_files
 from gguf_files import BAD_RANKS, BAD_TWINS, Q3_K, Q4_K, Raw, expert, published_twin, twin_keys
 from phase_twin.experts import expert_name
-from prune_dual import MIB, Gguf, GgufError, Span, Tensor, Twin, parse_ranks, select, split_variant, vram_budget_mb
+from prune_dual import MIB, Gguf, GgufError, Span, Tensor, Twin, parse_ranks, select, split_variant
 from rank_groups import order_groups
 
 
@@ -128,14 +128,6 @@ def test_variant_names():
     assert split_variant("a.v12") == ("a", 12)
     assert split_variant("a.vx") == ("a.vx", 0)
     assert split_variant("a.weight") == ("a.weight", 0)
-
-
-@pytest.mark.parametrize(
-    ("vram", "reserve", "mib"),
-    [("16", "0.6", 15769), ("15.6", "0.6", 15360), ("0.7", "0.6", 102), ("12", "0", 12288), ("8.1", "0.1", 8192)],
-)
-def test_vram_is_floored_exactly(vram, reserve, mib):
-    assert vram_budget_mb(vram, reserve) == mib
 
 
 def test_the_published_twin_promotes_one_down_at_15400_mib(tmp_path):
