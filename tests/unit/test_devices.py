@@ -1,0 +1,141 @@
+"""Detection of cards, on what drivers and tools say (tests/data/devices)."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from prune_dual import GgufError, card_sizes, detect, devices
+
+DATA = Path(__file__).parents[1] / "data/devices"
+MACHINES = sorted(path.name for path in DATA.iterdir() if path.is_dir())
+MIB = 1 << 20
+
+
+def sysfs(folder: Path, text: str) -> Path:
+    """The kernel's tree: cards are links to devices named by their addresses."""
+    drm = folder / "class/drm"
+    for name, entry in json.loads(text).items():
+        card = drm / name
+        card.mkdir(parents=True)
+        if not entry:
+            continue
+        address, files = entry
+        device = folder / "devices" / address
+        device.mkdir(parents=True)
+        (card / "device").symlink_to(device)
+        for file, content in files.items():
+            path = card / file[3:] if file.startswith("../") else device / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content + "\n")
+    return drm
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Detect on a machine, with the tools of `only` or all that it has."""
+
+    def call(name: str, only: set[str] | None = None) -> list[devices.Card]:
+        folder = DATA / name
+
+        def run(command):
+            tool = command[0]
+            if only is not None and tool not in only:
+                return ""
+            if tool == "xpu-smi" and (folder / "xpu-smi.json").exists():
+                answers = json.loads((folder / "xpu-smi.json").read_text())
+                return json.dumps(answers[command[command.index("-d") + 1] if "-d" in command else ""])
+            path = folder / f"{tool}.txt"
+            return path.read_text() if path.exists() else ""
+
+        tree = folder / "sysfs.json"
+        use = tree.exists() and (only is None or "sysfs" in only)
+        return detect(sysfs(tmp_path, tree.read_text()) if use else tmp_path / "none", run)
+
+    return call
+
+
+def seen(cards) -> list[tuple]:
+    return [(card.name, card.total, card.free, card.address) for card in cards]
+
+
+def test_arc_with_integrated_graphics_beside_it(machine):
+    name = "Intel(R) Arc(TM) A770 Graphics"
+    assert seen(machine("arc-a770-xe")) == [(name, 17079205888, None, "0000:03:00.0")]
+
+
+def test_arc_without_xpu_smi(machine):
+    cards = machine("arc-a770-xe", {"sysfs", "clinfo", "sycl-ls"})
+    assert seen(cards) == [("Intel(R) Arc(TM) A770 Graphics", 16225243136, None, "0000:03:00.0")]
+
+
+@pytest.mark.parametrize("tools", [{"xpu-smi"}, {"clinfo"}, {"clinfo", "sycl-ls"}, {"xpu-smi", "clinfo"}])
+def test_arc_by_tools_alone(machine, tools):
+    assert [card.address for card in machine("arc-a770-xe", tools)] == ["0000:03:00.0"]
+
+
+def test_a_card_of_unknown_size_is_left_out_with_a_warning(machine, caplog):
+    assert machine("arc-a770-xe", {"sysfs", "sycl-ls"}) == []
+    assert "Intel(R) Arc(TM) A770 Graphics (0000:03:00.0): nothing says how much memory" in caplog.text
+
+
+def test_intel_by_the_kernel(machine, caplog):
+    assert seen(machine("arc-i915")) == [
+        ("Intel card", 17096835072, 16000000000, "0000:03:00.0"),
+        ("Intel card", 12884901888, None, "0000:04:00.0"),
+    ]
+    assert "0000:05:00.0" in caplog.text
+
+
+def test_amd_without_its_integrated_graphics(machine):
+    assert seen(machine("amd-two")) == [
+        ("AMD Radeon PRO W7900", 48301604864, 48000000000, "0000:03:00.0"),
+        ("AMD card", 17163091968, 17135169536, "0000:43:00.0"),
+    ]
+
+
+def test_nvidia_seen_by_opencl_too(machine):
+    cards = machine("nvidia-two")
+    assert seen(cards) == [
+        ("NVIDIA GeForce RTX 3060", 12288 * MIB, None, "0000:01:00.0"),
+        ("NVIDIA GeForce RTX 4090", 24564 * MIB, 23028 * MIB, "0000:41:00.0"),
+    ]
+    assert card_sizes(cards) == [12288 * MIB, 24564 * MIB]
+    with pytest.raises(GgufError, match="RTX 3060: its driver does not say how much memory is free; leave out --free"):
+        card_sizes(cards, free=True)
+    assert card_sizes(cards[1:], free=True) == [23028 * MIB]
+
+
+def test_two_alike_without_addresses(machine):
+    cards = machine("old-clinfo")
+    assert [(card.total, card.address) for card in cards] == [
+        (12168933376, "0000:03:00.0"),
+        (12168933376, "0000:04:00.0"),
+    ]
+
+
+def test_nothing_is_one_line_that_says_what_to_pass(machine):
+    assert machine("none") == []
+    with pytest.raises(GgufError) as error:
+        card_sizes([])
+    assert str(error.value) == "no graphics card was found whose memory is known; pass its size: --vram-gib 16"
+
+
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize(
+    "junk", ["", "{", "[]", "null", '{"device_list": 3}', '{"device_list": [3, {}]}', "a,b,c,d\n", "[a/0]"]
+)
+def test_junk_is_ignored(tmp_path, name, junk):
+    tree = DATA / name / "sysfs.json"
+    assert isinstance(detect(sysfs(tmp_path, tree.read_text()), lambda _: junk), list)
+
+
+def test_a_tool_that_is_missing_fails_or_hangs_says_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "TIMEOUT", 0.2)
+    begun = time.monotonic()
+    assert devices.run_tool([str(tmp_path / "no-such-tool")]) == ""
+    assert devices.run_tool(["sh", "-c", "echo something; exit 3"]) == ""
+    assert devices.run_tool(["sh", "-c", "echo something; exec sleep 30"]) == ""
+    assert devices.run_tool(["printf", r"\377"]) == "\ufffd"
+    assert time.monotonic() - begun < 20
