@@ -7,15 +7,18 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 dual=$here/'{{ twin.name }}'
 out=
 vram=
+ctx=
 yes=
 
 usage() {
     cat <<'EOF'
-usage: install-nx2.sh --vram-gib N [--dual PATH|URL] [--out PATH] [--keep-dual] [--yes]
+usage: install-nx2.sh [--vram-gib N] [--ctx N] [--dual PATH|URL] [--out PATH] [--keep-dual] [--yes]
 
-  --vram-gib N  memory of the card in GiB, such as 16; 0.6 GiB of it stay free
+  --vram-gib N  memory of the card in GiB, such as 16, or of several, such as 16,12 (what the drivers report)
+  --ctx N       tokens of context to leave room for (8192)
   --dual PATH   the twin (the one beside this script); or where to fetch from: https://..., hf://OWNER/REPOSITORY/FILE
-  --out PATH    the file to write (the twin's name with the size, beside the twin; beside this script if it is fetched)
+  --out PATH    the file to write (the twin's name with the size or -fitted, beside the twin; beside this script if it
+                is fetched)
   --keep-dual   keep the twin: always the case, the option is here for scripts that pass it
   --yes         ask nothing; also set up a Python environment beside this script if a package is missing
 
@@ -53,10 +56,11 @@ find_python() {
 
 while (($#)); do
     case $1 in
-        --vram-gib | --dual | --out)
+        --vram-gib | --ctx | --dual | --out)
             (($# > 1)) || fail "$1 needs a value"
             case $1 in
                 --vram-gib) vram=$2 ;;
+                --ctx) ctx=$2 ;;
                 --dual) dual=$2 ;;
                 --out) out=$2 ;;
             esac
@@ -75,8 +79,8 @@ while (($#)); do
     esac
 done
 
-[[ -n $vram ]] || fail "--vram-gib is missing: how many GiB of memory has the card? See --help"
-[[ $vram =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--vram-gib is '$vram'; it must be a number such as 16"
+[[ $vram =~ ^([0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?)*)?$ ]] || fail "--vram-gib is '$vram'; it must be a number such as 16, or several: 16,12"
+[[ $ctx =~ ^([1-9][0-9]*)?$ ]] || fail "--ctx is '$ctx'; it must be a number of tokens such as 8192"
 if [[ $dual =~ ^(https?|hf):// ]]; then
     fetched=yes
     kept="run again to go on with what was fetched"
@@ -93,7 +97,9 @@ else
     [[ -f $dual ]] || fail "no twin at $dual; give its path or address with --dual"
     name=$dual
 fi
-[[ -n $out ]] || out=${name%.gguf}-${vram}gib.gguf
+suffix=fitted
+[[ -z $vram ]] || suffix=${vram//,/+}gib
+[[ -n $out ]] || out=${name%.gguf}-$suffix.gguf
 folder=$(cd "$(dirname "$out")" && pwd -P) || fail "the folder of $out does not exist"
 out=$folder/$(basename "$out")
 [[ ! -e $out ]] || fail "$out is there already; remove it, or choose another name with --out"
@@ -101,23 +107,35 @@ launcher=$folder/run-$(basename "$out" .gguf).sh
 [[ ! -e $launcher ]] || fail "$launcher is there already; remove it, or choose another name with --out"
 
 python=$(find_python)
-prune=("$python" "$here/prune-dual.py" --dual "$dual" --vram-gib "$vram")
-printf 'What fits %s GiB:\n' "$vram"
+prune=("$python" "$here/prune-dual.py" --dual "$dual" --vram-gib "${vram:-auto}")
+[[ -z $ctx ]] || prune+=(--ctx "$ctx")
+if [[ -n $vram ]]; then
+    printf 'What fits %s GiB:\n' "$vram"
+else
+    printf 'What fits the cards that were found:\n'
+fi
 "${prune[@]}" --dry-run || fail "nothing was written"
 if [[ -z $yes ]]; then
     [[ -t 0 ]] || fail "nothing was written; pass --yes to go on without a question"
     read -r -p "Write $out? [y/N] " answer
     [[ $answer =~ ^[Yy] ]] || fail "nothing was written"
 fi
-"${prune[@]}" --out "$out" || fail "the fitted file was not written; $kept"
+report=$("${prune[@]}" --out "$out") || fail "the fitted file was not written; $kept"
+printf '%s\n' "$report"
+# what the file was fitted for: context, caches, and which card gets which layers
+read -r -a options <<<"$(sed -n 's/^start the engine with: //p' <<<"$report")"
 
 cat >"$launcher.partial" <<'EOF'
 #!/usr/bin/env bash
-# Start the engine on the fitted file; arguments go to the engine. NX2_* work as in run-nx2.sh.
+# Start the engine on the fitted file as it was fitted for; arguments go to the engine and win over that. NX2_* work
+# as in run-nx2.sh.
 set -euo pipefail
 EOF
 {
     printf 'model=%q\n' "$out"
+    printf 'options=('
+    [[ -z ${options[*]-} ]] || printf "'%s' " "${options[@]}"
+    printf ')\n'
     printf 'built=%q\n' "$here/build/out/bin"
     cat <<'EOF'
 tool=${NX2_TOOL:-llama-server}
@@ -138,7 +156,7 @@ if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/se
     source "${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh" --force >/dev/null 2>&1
     set -eu
 fi
-exec "$tool" -m "$model" -ngl "${NX2_NGL:-999}" "$@"
+exec "$tool" -m "$model" -ngl "${NX2_NGL:-999}" "${options[@]}" "$@"
 EOF
 } >>"$launcher.partial"
 chmod +x "$launcher.partial"

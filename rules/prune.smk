@@ -12,7 +12,15 @@ def budget_flags(wildcards):
     target = TARGETS[wildcards.target]
     if target.budget_mb is not None:
         return ["--budget-mb", target.budget_mb]
-    return ["--vram-gib", target.vram_gib, "--reserve-gib", target.reserve_gib]
+    flags = ["--vram-gib", target.vram_gib, "--reserve-gib", target.reserve_gib]
+    flags += ["--ctx", target.ctx]
+    return [
+        *flags,
+        "--cache-type-k",
+        target.cache_type_k,
+        "--cache-type-v",
+        target.cache_type_v,
+    ]
 
 
 rule prune:

@@ -168,7 +168,7 @@ def describe_fits(
     rows = []
     for target, file, selection in zip(targets, pruned, selections, strict=True):
         if target.get("vram_gib") is not None:
-            asked = f"--vram-gib {target['vram_gib']:g} --reserve-gib {target['reserve_gib']:g}"
+            asked = f"--vram-gib {target['vram_gib']:g} --ctx {target['ctx']}"
         else:
             asked = f"--budget-mb {target['budget_mb']}"
         rows.append(

@@ -14,6 +14,7 @@ QuantType = Literal[
     "IQ3_A770", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL",
     "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16",
 ]  # fmt: skip
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 RestType = Literal["Q6_K", "Q8_0"]
 RestClass = Literal["token_embd", "output", "attention", "delta_net", "shared_experts"]
 
@@ -138,7 +139,10 @@ class PruneTarget(_Strict):
 
     name: Name = Field(description="part of the file name and of the target prune_NAME")
     vram_gib: float | None = Field(default=None, gt=0, description="memory of the card in GiB")
-    reserve_gib: float = Field(default=0.6, ge=0, description="GiB of it that are not for weights")
+    reserve_gib: float = Field(default=0.5, ge=0, description="GiB of it for driver, kernels and scratch")
+    ctx: int = Field(default=8192, ge=1, description="tokens of context that the card has room for")
+    cache_type_k: CacheType = Field(default="f16", description="type of the K cache")
+    cache_type_v: CacheType = Field(default="f16", description="type of the V cache")
     budget_mb: int | None = Field(default=None, ge=1, description="MiB of weights")
 
     @model_validator(mode="after")

@@ -93,7 +93,7 @@ def rule(tmp_path):
                 {"gate": "IQ3_A770", "up": "IQ3_A770", "down": "Q3_K", "rest": "Q6_K"},
                 {"gate": "Q4_K", "up": "Q4_K", "down": "Q5_K", "rest": "Q6_K"},
             ],
-            targets=[{"name": "16gib", "vram_gib": 16.0, "reserve_gib": 0.6, "budget_mb": None}],
+            targets=[{"name": "16gib", "vram_gib": 16.0, "reserve_gib": 0.5, "ctx": 8192, "budget_mb": None}],
             texts={"calibration": "calibration_datav3", "evaluation": "wikitext2_test"},
         ),
         output=SimpleNamespace(sums=str(tmp_path / "release/SHA256SUMS")),
@@ -255,7 +255,7 @@ def test_the_card_reads_well(rule):
     assert "\n\n\n" not in card
     assert "| small phase (variant 0) | 15.00 GiB | 3.188 | 0.05123 ± 0.00061 |" in card
     assert "Some CPU \\| 2 cores (CPU)" in card
-    assert "| Some-Model-16gib.gguf | `--vram-gib 16 --reserve-gib 0.6` | 15.40 GiB | 15.40 GiB | 2 |" in card
+    assert "| Some-Model-16gib.gguf | `--vram-gib 16 --ctx 8192` | 15.40 GiB | 15.40 GiB | 2 |" in card
     widths = [line.count("|") - line.count("\\|") for line in card.splitlines()]
     for number, line in enumerate(card.splitlines()):
         if line.startswith("|--"):  # a table is as wide as its heading

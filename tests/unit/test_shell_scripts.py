@@ -201,11 +201,15 @@ def test_run_faults(release, fakes):
 # ---------------------------------------------------------------- install-nx2.sh
 
 PRUNE = """
-import sys
+import os, sys
 args = sys.argv[1:]
 if "--vram-gib" in args and args[args.index("--vram-gib") + 1] == "1":
-    sys.exit("prune-dual: does not fit; the smallest feasible budget is 15361 MiB")
+    sys.exit("prune-dual: does not fit; the smallest --vram-gib is 14.71, or try a smaller --ctx")
+if "auto" in args and not os.environ.get("CARD"):
+    sys.exit("prune-dual: no graphics card was found whose memory is known; pass its size: --vram-gib 16")
 print("promoted 3 of 120")
+ctx = args[args.index("--ctx") + 1] if "--ctx" in args else "8192"
+print(f"start the engine with: -c {ctx} -np 1 -ts 24.5,16.5")
 if "--dry-run" not in args:
     dual = args[args.index("--dual") + 1]
     content = dual.encode() if "://" in dual else open(dual, "rb").read()
@@ -231,7 +235,11 @@ def test_install(install, release, fakes):
     assert str(launcher) in done.stdout
     program(release / "build/out/bin", "llama-server", "printf '%s\\0' \"$@\"")
     started = run(launcher, "--port", "80 81", "", path=fakes)
-    assert started.stdout.split("\0")[:-1] == ["-m", str(fitted), "-ngl", "999", "--port", "80 81", ""]
+    assert started.stdout.split("\0")[:-1] == [
+        *("-m", str(fitted), "-ngl", "999"),
+        *("-c", "8192", "-np", "1", "-ts", "24.5,16.5"),
+        *("--port", "80 81", ""),
+    ]
     assert subprocess.run([SHELLCHECK, launcher], capture_output=True, text=True).stdout == ""
 
 
@@ -242,6 +250,25 @@ def test_install_elsewhere(install, fakes, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "fitted.gguf").read_bytes() == b"other fitted"
     assert (tmp_path / "run-fitted.sh").exists()
+
+
+def test_install_for_the_cards_that_are_there(install, release, fakes):
+    done = run(install, "--ctx", "32768", path=fakes, CARD="1")
+    assert done.returncode == 1
+    assert "What fits the cards that were found:\npromoted 3 of 120" in done.stdout
+    assert done.stderr == "install-nx2.sh: nothing was written; pass --yes to go on without a question\n"
+    done = run(install, "--ctx", "32768", "--yes", path=fakes, CARD="1")
+    assert done.returncode == 0, done.stderr
+    assert (release / "Some Model-twin-fitted.gguf").exists()
+    program(release / "build/out/bin", "llama-server", "printf '%s\\0' \"$@\"")
+    started = run(release / "run-Some Model-twin-fitted.sh", path=fakes)
+    assert started.stdout.split("\0")[4:6] == ["-c", "32768"]
+
+
+def test_install_for_two_cards(install, release, fakes):
+    done = run(install, "--vram-gib", "16,12", "--yes", path=fakes)
+    assert done.returncode == 0, done.stderr
+    assert (release / "Some Model-twin-16+12gib.gguf").exists()
 
 
 @pytest.mark.parametrize(
@@ -277,7 +304,9 @@ def test_install_names_the_packages_that_fetching_needs(install, fakes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--vram-gib is missing"),
+        ([], "nothing was written"),
+        (["--vram-gib", "16,", "--yes"], "--vram-gib is '16,'; it must be a number"),
+        (["--vram-gib", "16", "--ctx", "8k", "--yes"], "--ctx is '8k'; it must be a number of tokens"),
         (["--vram-gib", "16GB", "--yes"], "--vram-gib is '16GB'; it must be a number"),
         (["--vram-gib", "16", "--dual", "/no/such.gguf"], "no twin at /no/such.gguf"),
         (

@@ -32,7 +32,7 @@ def test_dry_run_of_the_release_plans_the_whole_chain(snakemake):
 def test_prune_target_of_the_release(snakemake):
     done = snakemake("-n", "-p", "--forceall", "prune_16gib")
     assert done.returncode == 0, done.stdout
-    assert "--vram-gib 16.0 --reserve-gib 0.6" in done.stdout
+    assert "--vram-gib 16.0 --reserve-gib 0.5 --ctx 8192" in done.stdout
     assert "results/nex-n2-mini/Nex-N2-mini-16gib.gguf" in done.stdout
     assert "measure_quality" not in done.stdout
 
