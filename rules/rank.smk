@@ -90,6 +90,7 @@ rule pack_draft:
     input:
         variants=VARIANTS,
         order=order_of("first_layers"),
+        provenance=[],
     output:
         twin=temp(model_resources("draft-twin.gguf")),
     log:

@@ -214,7 +214,7 @@ def variant_kv(count: int, default: int, budget_mb: int, order: list[str], tie: 
 
 def main(snakemake: Any) -> None:
     """Map the rule to `pack`."""
-    provenance = snakemake.input.get("provenance")
+    provenance = snakemake.input.provenance
     order = json.loads(Path(snakemake.input.order).read_text(encoding="utf-8"))
     groups = pack(
         [Path(path) for path in snakemake.input.variants],
