@@ -19,6 +19,8 @@ log = logging.getLogger("phase_twin")
 
 Row = Mapping[str, Any]
 
+SCALE = 1e4  # of all benefits, for the solver
+
 
 def closed(row: Row, low: Row, high: Row) -> dict[str, float]:
     """Percent of the gap between the phases that a measurement closes, with the error of its own KLD alone."""
@@ -49,14 +51,18 @@ def tied(order: Row) -> tuple[np.ndarray, np.ndarray]:
 def best_benefit(order: Row, room: int) -> float:
     """Return the largest benefit that fits `room` bytes: the exact 0/1 knapsack."""
     benefit, size = tied(order)
+    if not (total := benefit.sum()):
+        return 0.0
+    # the solver's tolerances are absolute; benefits are far below 1
+    scale = SCALE / total
     result = milp(
-        -benefit,
+        -benefit * scale,
         constraints=LinearConstraint(size[None, :], ub=room),
         integrality=np.ones_like(benefit),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0},
     )
-    return float(-result.fun)
+    return float(-result.fun / scale)
 
 
 def distance(order: Row, rows: Sequence[Row], low: Row) -> list[dict[str, float]]:
