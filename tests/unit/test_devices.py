@@ -60,6 +60,15 @@ def seen(cards) -> list[tuple]:
     return [(card.name, card.total, card.free, card.address) for card in cards]
 
 
+@pytest.mark.parametrize(
+    ("tools", "total", "free"),
+    [(None, 81559 * MIB, 81079 * MIB), ({"nvidia-smi"}, 81559 * MIB, 81079 * MIB), ({"clinfo"}, 85017493504, None)],
+)
+def test_a_recorded_machine_with_two_cards_and_a_cpu_device(machine, tools, total, free):
+    name = "NVIDIA H100 80GB HBM3"
+    assert seen(machine("nvidia-h100-two", tools)) == [(name, total, free, f"0000:00:0{slot}.0") for slot in (6, 7)]
+
+
 def test_arc_with_integrated_graphics_beside_it(machine):
     name = "Intel(R) Arc(TM) A770 Graphics"
     assert seen(machine("arc-a770-xe")) == [(name, 17079205888, None, "0000:03:00.0")]
