@@ -76,7 +76,8 @@ def make_variants(folder: Path, twin_nbytes: int) -> list[Path]:
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds that `work` takes."""
+    """Seconds that `work` takes, on a disk that has finished what came before."""
+    os.sync()
     start = time.monotonic()
     work()
     return time.monotonic() - start
@@ -121,7 +122,7 @@ def measure(folder: Path, runs: int, twin_nbytes: int) -> dict[str, Any]:
                 log.info("run %d, %s: %.2f s", run, key, took)
                 out.unlink(missing_ok=True)
                 shutil.rmtree(copies, ignore_errors=True)
-    report: dict[str, Any] = {"twin_bytes": twin.stat().st_size, "runs": runs}
+    report: dict[str, Any] = {"twin_bytes": twin.stat().st_size, "runs": runs, "load": os.getloadavg()[1]}
     for name in works:
         nbytes = sum(path.stat().st_size for path in sources[name])
         speed, plain = ([nbytes / MIB / s for s in seconds[key]] for key in (name, f"{name} copy"))
@@ -130,6 +131,8 @@ def measure(folder: Path, runs: int, twin_nbytes: int) -> dict[str, Any]:
             "mib_s": round(statistics.median(speed), 1),
             "copy_mib_s": round(statistics.median(plain), 1),
             "ratio": round(statistics.median(speed) / statistics.median(plain), 3),
+            # of each run's own pair: what else the machine does in that run weighs on both
+            "ratio_of_pairs": round(statistics.median(a / b for a, b in zip(speed, plain, strict=True)), 3),
             "all_mib_s": [round(s, 1) for s in speed],
             "all_copy_mib_s": [round(s, 1) for s in plain],
         }
@@ -208,10 +211,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder, prefix=".bench-copy-") as folder:
         report = measure(Path(folder), args.runs, int(args.gib * GIB))
     write_text(args.out, json.dumps(report, indent=1) + "\n")
-    print(f"{'':6} {'GiB':>6} {'MiB/s':>8} {'copy':>8} {'ratio':>6}")
+    print(f"{'':6} {'GiB':>6} {'MiB/s':>8} {'copy':>8} {'ratio':>6} {'of pairs':>9}")
     for name in ("prune", "pack"):
         row = report[name]
-        print(f"{name:6} {row['bytes'] / GIB:6.2f} {row['mib_s']:8.0f} {row['copy_mib_s']:8.0f} {row['ratio']:6.2f}")
+        print(
+            f"{name:6} {row['bytes'] / GIB:6.2f} {row['mib_s']:8.0f} {row['copy_mib_s']:8.0f} {row['ratio']:6.2f} "
+            f"{row['ratio_of_pairs']:9.2f}"
+        )
+    print(
+        f"5-minute load of the machine: {report['load']:.1f}; much more than this program's 1 makes the figures noise"
+    )
     row = report["fetch"]
     print(
         f"fetch: {row['fetched_bytes'] / GIB:.2f} of {row['twin_bytes'] / GIB:.2f} GiB in {row['requests']} requests, "
