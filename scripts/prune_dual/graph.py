@@ -63,6 +63,7 @@ class Batch:
     n_seqs: int
     n_kv: int  # cells per sequence
     flash: bool
+    v_cell: int  # bytes of V per cell that are copied: where flash attention was meant to be and is not; else 0
     rotate_k: bool  # a quantized cache is stored rotated (llama-kv-cache.cpp, attn_rot)
     rotate_v: bool
 
@@ -86,7 +87,8 @@ class _Builder:
             self.positions = self.input(I32 * 4 * n)
             self.k_index = self.input(I64 * n)
             # without flash attention V is stored transposed, element by element
-            self.v_index = self.input(I64 * n * (1 if batch.flash else shape.head_v * shape.n_head_kv))
+            rows = batch.flash or batch.v_cell
+            self.v_index = self.input(I64 * n * (1 if rows else shape.head_v * shape.n_head_kv))
             self.mask = self.input((F16 if batch.flash else F32) * batch.n_kv * n)
             # the rotation for K is as large as divides the head, for V of 64
             self.k_rotation = self.input(F32 * _rotation(shape.head_k) ** 2) if batch.rotate_k else None
@@ -143,7 +145,9 @@ class _Builder:
             cur = g.view(g.op((s.head_v, s.n_head, n), q, self.mask), flat)
         else:
             scores = g.unary(g.op((b.n_kv, n, s.n_head), q), self.mask)
-            cur = g.op(flat, g.view(g.op((s.head_v, n, s.n_head), scores)))
+            # of the cache, which is no part of the graph; the mask stands for it as something that is there anyway
+            copied = [g.op((b.v_cell, b.n_kv), self.mask, size=1)] if b.v_cell else []
+            cur = g.op(flat, g.view(g.op((s.head_v, n, s.n_head), *copied, scores)))
         g.expand(cur)
         if self.v_rotation:
             cur = g.view(g.op(flat, self.v_rotation, g.view(cur)), flat)

@@ -206,7 +206,10 @@ class Memory:
         # llama-kv-cache.cpp, attn_rot_k and attn_rot_v
         rotate_k = _is_quantized(s.cache_type_k) and shape.head_k % 64 == 0
         rotate_v = _is_quantized(s.cache_type_v) and shape.head_v % 64 == 0
-        return Batch(n_tokens, s.parallel, s.cells, flash, rotate_k, rotate_v)
+        # -fa auto lays V out for flash attention before it is known that a backend lacks it
+        v_row = tensor_nbytes((shape.head_v * shape.n_head_kv,), _type_id(s.cache_type_v))
+        v_cell = v_row if s.flash_attn is None and not flash else 0
+        return Batch(n_tokens, s.parallel, s.cells, flash, v_cell, rotate_k, rotate_v)
 
 
 @dataclass(frozen=True)

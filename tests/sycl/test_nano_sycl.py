@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from phase_twin.engine import BATCH, override
+from prune_dual import Gguf, Memory, Model, Settings
 
 pytestmark = pytest.mark.sycl
 
@@ -93,6 +94,18 @@ def test_layers_split_over_two_devices(measure):
     assert re.search(r"SYCL1 model buffer size", said)
     assert two == one
     assert re.search(r"sycl-stats: moe_gate_up_swiglu +iq3_a770 +[1-9]", said)
+
+
+@pytest.mark.parametrize("ubatch", [128, 512])
+def test_memory_where_flash_attention_was_meant_to_be(nano, sycl, root, ubatch):
+    # -fa auto finds out late that this build has none
+    command = [*sycl("llama-completion"), "-m", root / TWIN, "-ngl", "99", "-fa", "auto", "-c", "8192", "-lv", "4"]
+    command += ["-ub", str(ubatch), "--no-warmup", "-p", "x", "-n", "1", "-no-cnv"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    (logged,) = re.findall(r"SYCL0 +compute buffer size = +([0-9.]+) MiB", done.stdout + done.stderr)
+    model = Model.of(Gguf.read(root / TWIN))
+    counted = Memory(model, Settings(ctx=8192, ubatch=ubatch)).compute(0, model.n_blocks + 1)
+    assert counted / 2**20 == pytest.approx(float(logged), rel=0.005)
 
 
 def test_the_kernels_behind_guard_pages(sycl):
