@@ -27,13 +27,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the twin; never changed. A path, URL or hf://REPO/FILE@REVISION",
     )
     parser.add_argument("--out", type=Path, metavar="OUT.gguf", help="the file to write")
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--budget-mb", type=_u32, metavar="N", help="MiB of weights to fit; 0: the twin's default")
     what.add_argument(
         "--vram-gib", type=vram, metavar="V", help="GiB of the card, or of each: 16,12; auto: ask drivers"
     )
     what.add_argument("--variant", type=_u32, metavar="N", help="one variant for all: 0 the small, 1 the large")
-    parser.add_argument("--dry-run", action="store_true", help="show the selection, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show what fits which card, write nothing")
     parser.add_argument("--json", action="store_true", help="print the selection as JSON on stdout")
     parser.add_argument("--verify", action="store_true", help="read OUT.gguf back and compare it with its source")
     parser.add_argument(
@@ -47,6 +47,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.out and not args.dry_run:
         parser.error("--out is needed, or --dry-run")
+    if not args.dry_run and (args.budget_mb, args.vram_gib, args.variant) == (None, None, None):
+        parser.error("one of --vram-gib, --budget-mb and --variant is needed; --dry-run shows what there is")
     if args.free and args.vram_gib != "auto":
         parser.error("--free goes with --vram-gib auto")
     return args

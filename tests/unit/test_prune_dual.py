@@ -1,6 +1,7 @@
 """prune-dual as users run it: the one file, copied to an empty folder."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,13 @@ def test_json_says_what_was_selected_and_nothing_else(run, twin):
         "selected_bytes": base + 2 * view.delta(GATES[0], 1),
         "promoted": GATES[:2],
     }
+
+
+def test_a_dry_run_needs_no_budget(run, twin):
+    done = run("--dual", "twin.gguf", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "promoted 0 of 4" in done.stdout
+    assert re.search(r"^ *8 GiB .* 4 of 4 .* 100 %$", done.stdout, re.MULTILINE)
 
 
 def test_dry_run_writes_nothing(run, twin, tmp_path):
