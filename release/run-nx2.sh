@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start the engine on the twin in one of its phases.
+# Start the engine on the twin in one of its phases, or as much of the large one as fits.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -9,11 +9,15 @@ sysfs=${NX2_SYSFS:-/sys/class/drm}
 
 usage() {
     cat <<'EOF'
-usage: run-nx2.sh [--sm off|on|auto] [--print] [-- engine arguments]
+usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto [--ctx N]] [--print] [-- engine arguments]
 
   --sm off    the small phase (variant 0) on one device
   --sm on     the large phase (variant 1), its layers split over all devices
   --sm auto   on with two or more devices, off with one, the small phase on the CPU with none (default)
+  --budget-mib N   small tensors, the most important ones large, within N MiB of weights
+  --vram-gib V     the same for a card of V GiB, or several: 16,12; auto asks the drivers. Counts caches and buffers too;
+                   needs Python with the package gguf
+  --ctx N          tokens of context that --vram-gib plans for, and the engine takes (8192)
   --print     show the command instead of running it
 
 What follows -- goes to the engine, for example: run-nx2.sh -- --port 8081 -c 32768
@@ -79,7 +83,22 @@ machine_devices() {
     printf '%s' "$count"
 }
 
-phase=auto
+# The engine's options for what fits cards of $1 GiB with $2 tokens of context (empty: the tool's default).
+fitting_options() {
+    local python
+    for python in "$here/.venv/bin/python" python3 python; do
+        if "$python" -c 'import sys, gguf; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            "$python" "$here/prune-dual.py" --dual "$model" --vram-gib "$1" ${2:+--ctx "$2"} --engine-flags
+            return
+        fi
+    done
+    fail "--vram-gib needs Python 3.11 or newer with gguf; run: python3 -m pip install gguf (or use --budget-mib)"
+}
+
+phase=
+budget=
+vram=
+ctx=
 print=
 while (($#)); do
     case $1 in
@@ -91,6 +110,15 @@ while (($#)); do
         --sm=*)
             phase=${1#--sm=}
             shift
+            ;;
+        --budget-mib | --vram-gib | --ctx)
+            (($# > 1)) || fail "$1 needs a value"
+            case $1 in
+                --budget-mib) budget=$2 ;;
+                --vram-gib) vram=$2 ;;
+                --ctx) ctx=$2 ;;
+            esac
+            shift 2
             ;;
         --print)
             print=yes
@@ -107,7 +135,14 @@ while (($#)); do
         *) fail "unknown option '$1'; arguments for the engine go after --" ;;
     esac
 done
-[[ $phase =~ ^(off|on|auto)$ ]] || fail "--sm is '$phase'; it can be off, on or auto"
+[[ -z $phase || $phase =~ ^(off|on|auto)$ ]] || fail "--sm is '$phase'; it can be off, on or auto"
+[[ $budget =~ ^([1-9][0-9]{0,8})?$ ]] || fail "--budget-mib is '$budget'; it must be a number of MiB such as 15000"
+[[ $ctx =~ ^([1-9][0-9]*)?$ ]] || fail "--ctx is '$ctx'; it must be a number of tokens such as 8192"
+[[ -z $ctx || -n $vram ]] || fail "--ctx goes with --vram-gib; otherwise give the engine its -c after --"
+case ${phase:+x}${budget:+x}${vram:+x} in
+    xx*) fail "--sm, --budget-mib and --vram-gib exclude each other" ;;
+    '') phase=auto ;;
+esac
 
 # the oneAPI runtime, which a SYCL build needs; its script does not bear strict mode
 if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh ]]; then
@@ -124,24 +159,34 @@ devices=$(engine_devices "$tool" || machine_devices)
 if [[ $phase == auto ]]; then
     if ((devices >= 2)); then phase=on; else phase=off; fi
 fi
-case $phase in
-    on) variant=1 ;;
-    off) variant=0 ;;
-esac
+if [[ -n $vram ]]; then
+    [[ -f $model ]] || fail "no model at $model; put the twin there or set NX2_MODEL"
+    options=$(fitting_options "$vram" "$ctx") || exit 1
+    read -r -a weights <<<"$options"
+    what="what fits $vram GiB"
+elif [[ -n $budget ]]; then
+    weights=(--override-kv "general.tensor_variant.budget_mb=int:$budget")
+    what="what fits $budget MiB of weights"
+else
+    variant=0
+    [[ $phase == off ]] || variant=1
+    weights=(--override-kv "general.tensor_variant.default=int:$variant")
+    what="variant $variant"
+fi
 
 if ((devices == 0)); then
     placement=(-ngl "${NX2_NGL:-0}")
-    note "no graphics card found: variant $variant on the CPU"
-elif [[ $phase == on ]]; then
+    note "no graphics card found: $what on the CPU"
+elif [[ $phase == on || $vram == *,* || " ${weights[*]} " == *' -ts '* ]] || { [[ -n $budget ]] && ((devices > 1)); }; then
     placement=(-sm layer -ngl "${NX2_NGL:-999}")
-    note "variant 1, layers split over $devices device(s)"
-    ((devices > 1)) || note "only one device: the large phase may not fit its memory"
+    note "$what, layers split over $devices device(s)"
+    [[ $phase != on ]] || ((devices > 1)) || note "only one device: the large phase may not fit its memory"
 else
     placement=(-sm none -ngl "${NX2_NGL:-999}")
-    note "variant 0 on one of $devices device(s)"
+    note "$what on one of $devices device(s)"
 fi
 
-command=("$tool" -m "$model" --override-kv "general.tensor_variant.default=int:$variant" "${placement[@]}" "$@")
+command=("$tool" -m "$model" "${weights[@]}" "${placement[@]}" "$@")
 if [[ -n $print ]]; then
     printf -v line ' %q' "${command[@]}"
     printf '%s\n' "${line# }"

@@ -154,11 +154,11 @@ class _Cards:
         return best
 
 
-def plan(twin: Twin, sizes: Sequence[int], settings: Settings, reserve: int) -> Plan:
+def plan(twin: Twin, sizes: Sequence[int], settings: Settings, reserve: int, step: int = 1) -> Plan:
     """Choose variants and a split of layers for cards of `sizes` bytes, in the order in which the engine lists them.
 
-    THE selection rule is applied to the largest budget whose selection can be split so that every card holds its
-    layers' weights, their caches and states, its compute buffer, and `reserve` bytes.
+    THE selection rule is applied to the largest budget, a multiple of `step` bytes, whose selection can be split so
+    that every card holds its layers' weights, their caches and states, its compute buffer, and `reserve` bytes.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def plan(twin: Twin, sizes: Sequence[int], settings: Settings, reserve: int) -> 
         budget -= memory.compute(0, blocks + 1)
     floor = sum(tensor.nbytes for tensor in twin.phase(0))
     while True:
-        selection = select(twin, budget_bytes=max(budget, floor))
+        selection = select(twin, budget_bytes=max(budget // step * step, floor))
         weights = Weights.of(twin.take(selection.variants), blocks)
         split = cards.even_split(weights)
         if split:

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .cards import Plan
 from .errors import MIB, GgufError, amount
 from .fitting import account_json, account_text, add_options, card_fits, plan_for, vram
 from .selection import Selection, select
 from .source import Source, find_manifest, open_source
 from .table import card_table
 from .transport import is_remote
+from .twin import KEY_BUDGET_MB, KEY_DEFAULT
 
 log = logging.getLogger("prune-dual")
 
@@ -35,6 +37,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--variant", type=_u32, metavar="N", help="one variant for all: 0 the small, 1 the large")
     parser.add_argument("--dry-run", action="store_true", help="show what fits which card, write nothing")
     parser.add_argument("--json", action="store_true", help="print the selection as JSON on stdout")
+    parser.add_argument(
+        "--engine-flags",
+        action="store_true",
+        help="print the options with which the engine loads this selection from the twin itself, write nothing",
+    )
     parser.add_argument("--verify", action="store_true", help="read OUT.gguf back and compare it with its source")
     parser.add_argument(
         "--manifest",
@@ -45,6 +52,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--legacy-type-42", action="store_true", help="take tensor type 42 for IQ3_A770")
     add_options(parser)
     args = parser.parse_args(argv)
+    args.dry_run |= args.engine_flags
     if not args.out and not args.dry_run:
         parser.error("--out is needed, or --dry-run")
     if not args.dry_run and (args.budget_mb, args.vram_gib, args.variant) == (None, None, None):
@@ -76,6 +84,9 @@ def _run(args: argparse.Namespace) -> None:
         selection = plan.selection if plan else select(twin, budget_bytes=budget_bytes, variant=args.variant)
         if not args.dry_run:
             size = _write(args, source, selection)
+        if args.engine_flags:
+            print(" ".join(_engine_flags(args, selection, plan)))
+            return
         if args.json:
             print(account_json(plan) if plan else selection.json())
             return
@@ -87,6 +98,17 @@ def _run(args: argparse.Namespace) -> None:
         if plan:
             print(account_text(plan))
         print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({amount(size)})")
+
+
+def _engine_flags(args: argparse.Namespace, selection: Selection, plan: Plan | None) -> list[str]:
+    """How the engine makes the selection of the twin; no flag for what it does by itself."""
+    if args.variant is not None:
+        key, value = KEY_DEFAULT, args.variant
+    elif selection.budget_bytes:
+        key, value = KEY_BUDGET_MB, selection.budget_bytes // MIB
+    else:
+        return []
+    return ["--override-kv", f"{key}=int:{value}", *(plan.flags if plan else [])]
 
 
 def _write(args: argparse.Namespace, source: Source, selection: Selection) -> int:

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from .cards import RESERVE_GIB, Plan, plan
 from .devices import card_sizes, detect
-from .errors import GIB, GgufError, amount
+from .errors import GIB, MIB, GgufError, amount
 from .memory import CACHE_TYPES, Model, Settings
 from .selection import Selection, select
 from .twin import Twin
@@ -71,12 +71,15 @@ def _count(text: str) -> int:
 
 
 def plan_for(twin: Twin, args: argparse.Namespace) -> Plan:
-    """Make the plan that the options ask for; raises GgufError where nothing fits or no card is found."""
+    """Make the plan that the options ask for; raises GgufError where nothing fits or no card is found.
+
+    The engine takes whole MiB, so a plan that it is to carry out keeps to them.
+    """
     if args.vram_gib == "auto":
         sizes = card_sizes(detect(), free=args.free)
     else:
         sizes = [_bytes(part) for part in args.vram_gib.split(",")]
-    return plan(twin, sizes, _settings(args), _bytes(args.reserve_gib))
+    return plan(twin, sizes, _settings(args), _bytes(args.reserve_gib), MIB if args.engine_flags else 1)
 
 
 def card_fits(twin: Twin, args: argparse.Namespace) -> Callable[[int], Selection]:

@@ -86,6 +86,17 @@ def test_json_says_what_was_selected_and_nothing_else(run, twin):
     }
 
 
+def test_the_engines_options_for_a_selection(run, twin):
+    budget = budget_for(twin, 2)
+    for arguments, flags in (
+        (["--budget-mb", str(budget)], f"--override-kv general.tensor_variant.budget_mb=int:{budget}"),
+        (["--variant", "1"], "--override-kv general.tensor_variant.default=int:1"),
+        ([], ""),
+    ):
+        done = run("--dual", "twin.gguf", "--engine-flags", *arguments)
+        assert (done.returncode, done.stdout) == (0, flags + "\n")
+
+
 def test_a_dry_run_needs_no_budget(run, twin):
     done = run("--dual", "twin.gguf", "--dry-run")
     assert done.returncode == 0, done.stderr

@@ -189,6 +189,61 @@ def test_run_sources_oneapi_without_handing_it_the_users_arguments(release, fake
     assert shlex.split(done.stdout)[-4:] == ["-ngl", "5", "--port", "1"]
 
 
+@pytest.mark.parametrize(("count", "expected"), [(0, CPU), (1, ONE), (2, ALL)])
+def test_run_within_a_budget(release, fakes, count, expected):
+    devices(fakes, "sycl-ls", count)
+    done = run(release / "run-nx2.sh", "--budget-mib", "15000", "--print", "--", "-c", "512", path=fakes)
+    assert done.returncode == 0, done.stderr
+    budget = ["--override-kv", "general.tensor_variant.budget_mb=int:15000"]
+    assert shlex.split(done.stdout)[3:] == [*budget, *expected, "-c", "512"]
+
+
+@pytest.mark.parametrize(
+    ("vram", "plan", "expected"),
+    [
+        ("16", "--override-kv general.tensor_variant.budget_mb=int:15550 -c 4096", ONE),
+        ("16,12", "--override-kv general.tensor_variant.budget_mb=int:26000 -c 4096 -sm layer -ts 20.5,20.5", ALL),
+    ],
+)
+def test_run_fitted_to_cards(release, fakes, vram, plan, expected):
+    devices(fakes, "sycl-ls", 2)
+    # as prune-dual would: it is asked for the engine's options, with the twin and the context
+    program(fakes, "python3", f"[[ $1 == -c ]] && exit; printf '%s|' \"$@\" >&2; echo '{plan}'")
+    done = run(release / "run-nx2.sh", "--vram-gib", vram, "--ctx", "4096", "--print", path=fakes)
+    assert done.returncode == 0, done.stderr
+    assert shlex.split(done.stdout)[3:] == [*plan.split(), *expected]
+    asked = f"prune-dual.py|--dual|{release / TWIN}|--vram-gib|{vram}|--ctx|4096|--engine-flags|"
+    assert asked in done.stderr
+
+
+def test_run_says_why_nothing_fits(release, fakes):
+    program(fakes, "python3", "[[ $1 == -c ]] && exit; echo 'prune-dual: does not fit' >&2; exit 1")
+    done = run(release / "run-nx2.sh", "--vram-gib", "8", path=fakes)
+    assert (done.returncode, done.stderr) == (1, "prune-dual: does not fit\n")
+    program(fakes, "python3", "exit 1")
+    done = run(release / "run-nx2.sh", "--vram-gib", "8", path=fakes)
+    assert done.returncode == 1
+    assert "pip install gguf" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget-mib", "1.5"], "--budget-mib is '1.5'"),
+        (["--budget-mib"], "--budget-mib needs a value"),
+        (["--budget-mib", "1", "--sm", "on"], "exclude each other"),
+        (["--vram-gib", "16", "--budget-mib", "1"], "exclude each other"),
+        (["--ctx", "512"], "--ctx goes with --vram-gib"),
+        (["--vram-gib", "16", "--ctx", "many"], "--ctx is 'many'"),
+    ],
+)
+def test_run_refuses(release, fakes, arguments, message):
+    done = run(release / "run-nx2.sh", *arguments, path=fakes)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_run_faults(release, fakes):
     program(fakes, "llama-server", "exit 1")
     done = run(release / "run-nx2.sh", "--sm", "sideways", path=fakes)
