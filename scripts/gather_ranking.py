@@ -54,15 +54,15 @@ def best_benefit(order: Row, room: int) -> float:
     if not (total := benefit.sum()):
         return 0.0
     # the solver's tolerances are absolute; benefits are far below 1
-    scale = SCALE / total
+    shares = SCALE * (benefit / total)
     result = milp(
-        -benefit * scale,
+        -shares,
         constraints=LinearConstraint(size[None, :], ub=room),
         integrality=np.ones_like(benefit),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0},
     )
-    return float(-result.fun / scale)
+    return float(-result.fun / SCALE * total)
 
 
 def distance(order: Row, rows: Sequence[Row], low: Row) -> list[dict[str, float]]:

@@ -224,7 +224,7 @@ GENERATE = ("-lv", "4", "-p", "The", "-n", "4", "--temp", "0", "-no-cnv")
 
 
 def test_the_release_starts_what_fits(release):
-    fit = ("--vram-gib", "0.512", "--ctx", "512")
+    fit = ("--vram-gib", "0.518", "--ctx", "512")
     said = run_release(release, "run-nx2.sh", *fit, "--", "-ub", "64", *GENERATE, NX2_TOOL="llama-completion")
     assert re.search(r"24 groups, budget \d+ MiB, \d+ promoted", said)
     assert "n_ctx = 512" in re.sub(r" +", " ", said)
@@ -239,7 +239,7 @@ def test_the_release_is_fitted_from_an_address(release, nano):
         hub.files[f"files/{twin.name}"] = twin.read_bytes()
         hub.files["files/manifest.json"] = (folder / "manifest.json").read_bytes()
         twin.unlink()
-        fit = ("--dual", f"{hub.url}/files/{twin.name}", "--vram-gib", "0.512", "--ctx", "512", "--yes")
+        fit = ("--dual", f"{hub.url}/files/{twin.name}", "--vram-gib", "0.518", "--ctx", "512", "--yes")
         said = run_release(release, "install-nx2.sh", *fit)
         sent = sum(request.sent for request in hub.gets(twin.name))
     assert "not verified" not in said
