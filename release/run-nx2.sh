@@ -177,7 +177,7 @@ fi
 if ((devices == 0)); then
     placement=(-ngl "${NX2_NGL:-0}")
     note "no graphics card found: $what on the CPU"
-elif [[ $phase == on || $vram == *,* || " ${weights[*]} " == *' -ts '* ]] || { [[ -n $budget ]] && ((devices > 1)); }; then
+elif [[ $phase == on || " ${weights[*]} " == *' -ts '* ]] || { [[ -n $budget ]] && ((devices > 1)); }; then
     placement=(-sm layer -ngl "${NX2_NGL:-999}")
     note "$what, layers split over $devices device(s)"
     [[ $phase != on ]] || ((devices > 1)) || note "only one device: the large phase may not fit its memory"

@@ -19,17 +19,23 @@ GRID = [
 ]
 
 
-def logged(tool: str, model: Path, settings: Settings) -> dict[str, float]:
+def logged(tool: str | Path, model: Path, settings: Settings) -> dict[str, float]:
     """Return the MiB of each buffer that the engine logs."""
-    command = [tool, "-m", str(model), "-c", str(settings.ctx), "-ub", str(settings.ubatch)]
+    command = [str(tool), "-m", str(model), "-c", str(settings.ctx), "-ub", str(settings.ubatch)]
     command += ["-ctk", settings.cache_type_k, "-ctv", settings.cache_type_v, "-np", str(settings.parallel)]
     command += ["-fa", "on" if settings.flash_attn else "off"]
     command += ["-lv", "4", "--no-warmup", "-p", "x", "-n", "1", "--temp", "0", "-no-cnv"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    found = re.findall(r"(KV|RS|compute) buffer size = +([0-9.]+) MiB", done.stdout + done.stderr)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+    found = re.findall(r"CPU +(KV|RS|compute) buffer size = +([0-9.]+) MiB", done.stdout + done.stderr)
     if len(found) != 3:
         raise SystemExit(f"{tool} ended with {done.returncode} and logged {len(found)} of 3 buffers")
     return {name: float(size) for name, size in found}
+
+
+def counted(model: Model, settings: Settings) -> dict[str, int]:
+    """Return the bytes of the same buffers by our account."""
+    memory, layers = Memory(model, settings), (0, model.n_blocks + 1)
+    return {"KV": memory.kv(*layers), "RS": memory.rs(*layers), "compute": memory.compute(*layers, host=True)}
 
 
 def main() -> None:
@@ -38,13 +44,11 @@ def main() -> None:
         raise SystemExit(__doc__)
     path, tool = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else DEFAULT_TOOL
     model = Model.of(Gguf.read(path))
-    layers = (0, model.n_blocks + 1)
     print("| ctx | ubatch | flash attention | cache K, V | KV | recurrent | compute |")
     print("|--:" * 2 + "|---" * 5 + "|")
     worst = 0.0
     for settings in GRID:
-        memory = Memory(model, settings)
-        ours = {"KV": memory.kv(*layers), "RS": memory.rs(*layers), "compute": memory.compute(*layers, host=True)}
+        ours = counted(model, settings)
         cells = []
         for name, size in logged(tool, path, settings).items():
             mine = ours[name] / MIB

@@ -10,6 +10,7 @@ release carries it as one file, prune-dual.py.
 
 from .cards import RESERVE_GIB, Account, Plan, plan, tensor_split
 from .container import (
+    CHUNK,
     MAX_ELEMENTS,
     VARIANT_PREFIX,
     Gguf,
@@ -51,4 +52,4 @@ from .twin import (
     split_variant,
     variant_name,
 )
-from .writing import CHUNK, Layout, lay_out, write_gguf
+from .writing import Layout, lay_out, write_gguf

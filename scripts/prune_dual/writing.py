@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .container import DEFAULT_ALIGNMENT, Kv, Span, Tensor, encode_str, padded
+from .container import CHUNK, DEFAULT_ALIGNMENT, Kv, Span, Tensor, encode_str, padded
 from .errors import MIB, GgufError, amount
 
-CHUNK = 8 * MIB
 READ = MIB  # what passes through our memory: more is slower, as it leaves the processor's cache
 
 Progress = Callable[[int, int], None]
