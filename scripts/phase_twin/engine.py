@@ -7,6 +7,7 @@ PROGRAMS = (
     "llama-perplexity",
     "llama-bench",
     "llama-completion",
+    "llama-server",
     "llama-variant-info",
     "llama-gguf-split",
 )
