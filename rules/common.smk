@@ -73,6 +73,14 @@ def checkpoint_path(reference):
     return source_path(reference, "checkpoints", f"checkpoints/{reference}")
 
 
+def checkpoint_files(reference):
+    """What a change of the checkpoint shows in: a folder's time tells nothing of its files."""
+    path = checkpoint_path(reference)
+    if not reference.startswith(LOCAL):
+        return path
+    return sorted(str(file) for file in Path(path).rglob("*") if file.is_file())
+
+
 def all_recipes():
     """Every recipe of the configuration under the name of its file."""
     kind = CFG.bench.quality.reference

@@ -4,7 +4,7 @@
 
 rule convert_checkpoint:
     input:
-        checkpoint=checkpoint_path(CFG.model.checkpoint),
+        checkpoint=checkpoint_files(CFG.model.checkpoint),
         manifest=rules.fetch_engine.output.manifest,
     output:
         model=model_resources(f"{CFG.model.title}-BF16.gguf"),
@@ -21,6 +21,7 @@ rule convert_checkpoint:
         disk_mb=size_mb(1.1),
         runtime=minutes(2),
     params:
+        checkpoint=checkpoint_path(CFG.model.checkpoint),
         tree=ENGINE_TREE,
         title=CFG.model.title,
         tokenizer_pre=CFG.model.tokenizer_pre,

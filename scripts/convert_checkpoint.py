@@ -80,7 +80,7 @@ def mend_block_count(path: Path) -> list[str]:
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    tree, checkpoint = Path(snakemake.params.tree), Path(snakemake.input.checkpoint)
+    tree, checkpoint = Path(snakemake.params.tree), Path(snakemake.params.checkpoint)
     environment = converter_environment(tree)
     pre = snakemake.params.tokenizer_pre
     with atomic_output(snakemake.output.model) as partial:
