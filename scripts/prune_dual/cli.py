@@ -16,12 +16,18 @@ from .source import Source, find_manifest, open_source
 from .table import card_table
 from .transport import is_remote
 from .twin import KEY_BUDGET_MB, KEY_DEFAULT
+from .verify import run_verify
+from .writing import show_progress
 
 log = logging.getLogger("prune-dual")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="prune-dual", description="Cut a phase twin down to one plain GGUF.")
+    parser = argparse.ArgumentParser(
+        prog="prune-dual",
+        description="Cut a phase twin down to one plain GGUF.",
+        epilog="prune-dual verify --help tells how to check a downloaded release.",
+    )
     parser.add_argument(
         "--dual",
         required=True,
@@ -66,10 +72,6 @@ def _u32(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) >= 1 << 32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {(1 << 32) - 1}")
     return int(text)
-
-
-def _show_progress(done: int, total: int) -> None:
-    print(f"\rprune-dual: {amount(done)} of {amount(total)}  ", end="", file=sys.stderr, flush=True)
 
 
 def _interrupt(*_: object) -> None:
@@ -127,7 +129,7 @@ def _write(args: argparse.Namespace, source: Source, selection: Selection) -> in
         force=args.force,
         manifest=manifest,
         verify=args.verify or (args.manifest not in (None, "none")),
-        progress=_show_progress if live else None,
+        progress=show_progress if live else None,
     )
     if live:
         print(file=sys.stderr)
@@ -136,11 +138,14 @@ def _write(args: argparse.Namespace, source: Source, selection: Selection) -> in
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    args = _arguments(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     logging.basicConfig(level=logging.INFO, format="prune-dual: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: the partial file goes
     try:
-        _run(args)
+        if words[:1] == ["verify"]:
+            run_verify(words[1:])
+        else:
+            _run(_arguments(words))
     except GgufError as error:
         print(f"prune-dual: {error}", file=sys.stderr)
         return 1

@@ -57,7 +57,7 @@ class LocalSource:
     def neighbour(self, name: str, limit: int) -> bytes | None:
         """The file `name` beside the twin, if there is one."""
         path = self.path.with_name(name)
-        return _read(path, limit) if path.exists() else None
+        return read_small(path, limit) if path.exists() else None
 
     def fetched_nbytes(self, selection: Selection) -> int:
         """Bytes to fetch: none."""
@@ -108,11 +108,12 @@ def find_manifest(source: Source, given: str | None) -> Manifest | None:
         remote = Remote(given)
         text, where = remote.small(MAX_NBYTES), str(remote.address)
     else:
-        text, where = _read(Path(given), MAX_NBYTES), given
+        text, where = read_small(Path(given), MAX_NBYTES), given
     return None if text is None else Manifest.parse(text, where)
 
 
-def _read(path: Path, limit: int) -> bytes:
+def read_small(path: Path, limit: int) -> bytes:
+    """All of a local file that has at most `limit` bytes; raises GgufError."""
     try:
         with open(path, "rb") as file:
             data = file.read(limit + 1)

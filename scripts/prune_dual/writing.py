@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from .errors import MIB, GgufError, amount
 READ = MIB  # what passes through our memory: more is slower, as it leaves the processor's cache
 
 Progress = Callable[[int, int], None]
+
+
+def show_progress(done: int, total: int) -> None:
+    """Tell bytes done of a total on the terminal, always on the same line."""
+    print(f"\rprune-dual: {amount(done)} of {amount(total)}  ", end="", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
