@@ -7,6 +7,11 @@ min_version("9.0")
 configfile: "config/config.yaml"
 
 
+localrules:
+    release_upload,
+    release_upload_dry_run,
+
+
 include: "rules/common.smk"
 include: "rules/engine.smk"
 include: "rules/sycl.smk"

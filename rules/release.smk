@@ -49,6 +49,7 @@ rule make_release:
         engine=SOURCES.engine.model_dump(),
         variants=[recipe.describe() for recipe in CFG.variants],
         targets=[target.model_dump() for target in CFG.prune_targets],
+        release=CFG.release.model_dump(include={"sign", "repo"}),
         texts={
             "calibration": text_name(CFG.imatrix.corpus),
             "evaluation": text_name(CFG.bench.quality.corpus),
@@ -62,3 +63,31 @@ rule make_release:
 rule release:
     input:
         rules.make_release.output,
+
+
+rule release_upload:
+    input:
+        sums=rules.make_release.output.sums,
+    output:
+        record=results("upload.json"),
+    log:
+        main=logs("upload.log"),
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        repo=CFG.release.repo,
+        private=CFG.release.private,
+        message=f"{CFG.model.title} phase twin, made by pipeline {VERSION}",
+    message:
+        "Upload the release to the hub"
+    script:
+        "../scripts/upload_release.py"
+
+
+use rule release_upload as release_upload_dry_run with:
+    output:
+        [],
+    log:
+        main=logs("upload-dry-run.log"),
+    message:
+        "Compare the release with what the hub has"

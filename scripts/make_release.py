@@ -6,7 +6,7 @@ snakemake.input: twin, mmproj (may be absent), curve, quality, speed, provenance
 target), patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its package),
 license.
 snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), targets (of
-prune_targets), texts (names of the texts for `calibration` and `evaluation`).
+prune_targets), release (sign, repo), texts (names of the texts for `calibration` and `evaluation`).
 """
 
 import hashlib
@@ -28,9 +28,11 @@ from phase_twin.card import (
     render_card,
     shell_safe,
 )
+from phase_twin.config import Signing
 from phase_twin.errors import UserError
 from phase_twin.files import sha256_file
 from phase_twin.rule import Progress, run_rule
+from phase_twin.signing import sign
 from phase_twin.single_file import single_file
 from prune_dual import MANIFEST_NAME, FileHash, Manifest, Twin, hash_gguf
 
@@ -71,10 +73,10 @@ def hash_files(folder: Path, known: dict[str, str]) -> list[FileHash]:
     ]
 
 
-def write_hashes(folder: Path, twin: str) -> None:
-    """Write manifest.json, which lists all files so far and the tensors of `twin`, and SHA256SUMS, which lists both.
+def write_hashes(folder: Path, twin: str, signing: Signing | None) -> None:
+    """Write manifest.json, which lists all files so far and the tensors of `twin`, its signature, and SHA256SUMS.
 
-    The twin is read once for all of it.
+    SHA256SUMS lists all others. The twin is read once for all of it.
     """
     view = Twin.read(folder / twin)
     with Progress("hash") as bar:
@@ -82,6 +84,8 @@ def write_hashes(folder: Path, twin: str) -> None:
     files = hash_files(folder, {twin: digest})
     manifest = folder / MANIFEST_NAME
     manifest.write_text(Manifest.of(view, files, tensors).json(), encoding="utf-8")
+    if signing:
+        sign(manifest, signing, f"{twin}: {MANIFEST_NAME}")
     files = hash_files(folder, {file.name: file.sha256 for file in files})
     (folder / "SHA256SUMS").write_text(sha256sums(files), encoding="utf-8")
 
@@ -130,6 +134,7 @@ def write_release(
     patch: bytes,
     templates: dict[str, str],
     context: dict[str, Any],
+    signing: Signing | None,
 ) -> None:
     """Fill the empty `folder` with all files, manifest.json and SHA256SUMS last."""
     (folder / "build").mkdir(parents=True)
@@ -152,7 +157,7 @@ def write_release(
         (folder / target).write_text(text, encoding="utf-8")
     for program in ("run-nx2.sh", "install-nx2.sh", "prune-dual.py", "build/build.sh"):
         (folder / program).chmod(0o755)
-    write_hashes(folder, Path(twin).name)
+    write_hashes(folder, Path(twin).name, signing)
 
 
 def by_name(paths: Iterable[str]) -> dict[str, str]:
@@ -169,6 +174,7 @@ def main(snakemake: Any) -> None:
     given, params = snakemake.input, snakemake.params
     patch = concat_patches(given.patches)
     mmproj = given.get("mmproj")
+    signing = Signing.model_validate(params.release["sign"]) if params.release["sign"] else None
     selections = [read_results(path, Selection) for path in given.selections]
     context = card_context(
         model=params.model,
@@ -196,6 +202,7 @@ def main(snakemake: Any) -> None:
         patch=patch,
         templates=by_name(given.templates),
         context=context,
+        signing=signing,
     )
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)

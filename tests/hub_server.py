@@ -1,8 +1,9 @@
-"""A small hub on 127.0.0.1: as much of the Hugging Face API as downloading a model needs, with faults on request.
+"""A small hub on 127.0.0.1: as much of the Hugging Face API as down- and uploading needs, with faults on request.
 
 Large files (LFS, here *.safetensors) are redirected to another origin, as the real hub does to its CDN.
 """
 
+import base64
 import hashlib
 import json
 import threading
@@ -28,7 +29,8 @@ class Request:
 class Faults:
     """What goes wrong. A file is named by its last path component."""
 
-    cut_after: dict[str, int] = field(default_factory=dict)  # bytes of a response's body, then the connection closes
+    # bytes of a response's body, or of what is PUT, then the connection closes
+    cut_after: dict[str, int] = field(default_factory=dict)
     cut_always: bool = False  # else each name is cut once
     wrong_bytes: set[str] = field(default_factory=set)  # same size, other content
     busy: int = 0  # how many of the next requests get `busy_status`
@@ -52,6 +54,10 @@ class HubServer:
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
         self.branches: dict[str, dict[str, str]] = {}
         self.files: dict[str, bytes] = {}
+        self.store: dict[str, bytes] = {}  # large files that were uploaded, by SHA-256
+        self.token = "hf_test"  # that may upload
+        self.visibility: dict[str, str] = {}
+        self.messages: list[str] = []  # of the commits that were uploaded
         self.faults = Faults()
         self.requests: list[Request] = []
         self.hook: Callable[[Request], None] = lambda request: None  # called before each answer
@@ -81,6 +87,10 @@ class HubServer:
         commits[commit] = dict(files)
         self.branches.setdefault(repo, {})[branch] = commit
         return commit
+
+    def head(self, repo: str) -> dict[str, bytes]:
+        """The files of the main branch."""
+        return self.repos[repo][self.branches[repo]["main"]]
 
     def gets(self, name: str) -> list[Request]:
         """The GET requests whose path ends in `name`, redirects aside."""
@@ -114,6 +124,79 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.answer()
 
+    def do_POST(self) -> None:
+        self.receive()
+
+    def do_PUT(self) -> None:
+        self.receive()
+
+    def receive(self) -> None:
+        """The calls of an upload; large files are PUT to the store, the rest comes within the commit."""
+        hub, path = self.server_hub, unquote(urlsplit(self.path).path)
+        self.seen = Request(self.command, path, {key.title(): value for key, value in self.headers.items()})
+        with hub.mutex:
+            hub.requests.append(self.seen)
+        hub.hook(self.seen)
+        length, cut = int(self.headers.get("Content-Length", 0)), None
+        if self.command == "PUT":
+            with hub.mutex:
+                cut = hub.faults.cut_after.pop("PUT", None)
+        body = self.rfile.read(length if cut is None else min(cut, length))
+        if cut is not None:
+            self.close_connection = True
+            return None
+        if path.startswith("/lfs/"):
+            hub.store[path.removeprefix("/lfs/")] = body
+            return self.reply(200, b"")
+        if self.headers.get("Authorization") != f"Bearer {hub.token}":
+            return self.reply(401, b"{}")
+        lines = [json.loads(line) for line in body.splitlines() if line]
+        repo = "/".join(path.removeprefix("/api/models/").split("/")[:2])
+        if path == "/api/repos/create":
+            repo = f"{lines[0]['organization']}/{lines[0]['name']}"
+            if repo in hub.repos:
+                return self.reply(409, json.dumps({"url": f"{hub.url}/{repo}"}).encode())
+            hub.visibility[repo] = lines[0].get("visibility", "public")
+            hub.commit(repo, {})
+            return self.reply_json({"url": f"{hub.url}/{repo}"})
+        if path == "/api/validate-yaml":
+            return self.reply_json({"errors": [], "warnings": []})
+        if "/preupload/" in path:
+            return self.reply_json({"files": [self.upload_mode(repo, file) for file in lines[0]["files"]]})
+        if path.endswith("/info/lfs/objects/batch"):
+            return self.reply_json({"transfer": "basic", "objects": [self.lfs_action(o) for o in lines[0]["objects"]]})
+        if "/commit/" in path:
+            return self.reply_json(self.take_commit(repo, lines))
+        return self.reply(404, b"{}")
+
+    def upload_mode(self, repo: str, file: dict[str, Any]) -> dict[str, Any]:
+        name = file["path"]
+        there = self.server_hub.head(repo).get(name)
+        oid = None if there is None or is_lfs(name) else blob_id(there)
+        return {"path": name, "uploadMode": "lfs" if is_lfs(name) else "regular", "shouldIgnore": False, "oid": oid}
+
+    def lfs_action(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        if wanted["oid"] in self.server_hub.store:
+            return wanted
+        return wanted | {"actions": {"upload": {"href": f"{self.server_hub.url}/lfs/{wanted['oid']}"}}}
+
+    def take_commit(self, repo: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        hub = self.server_hub
+        files = dict(hub.head(repo))
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = hub.store[value["oid"]]
+            else:
+                hub.messages.append(value["summary"])
+        commit = hub.commit(repo, files)
+        return {"success": True, "commitOid": commit, "commitUrl": f"{hub.url}/{repo}/commit/{commit}"}
+
+    def reply_json(self, value: Any) -> None:
+        self.reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
     def answer(self) -> None:
         hub = self.server_hub
         path = unquote(urlsplit(self.path).path)
@@ -146,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         if commit is None:
             return self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         files = hub.repos[repo][commit]
-        if parts[2] == "revision":
+        if parts[2:3] in ([], ["revision"]):
             body: Any = {
                 "_id": "0",
                 "id": repo,

@@ -186,6 +186,36 @@ class Bench(_Strict):
     arc: Arc
 
 
+class Signing(_Strict):
+    """Who signs the manifest of a release: with minisign or with GPG."""
+
+    minisign: str | None = Field(default=None, description="path of the secret key")
+    public_key: str | None = Field(default=None, pattern=r"^RW[A-Za-z0-9+/]{54}$", description="that belongs to it")
+    gpg: str | None = Field(default=None, pattern=r"^[0-9A-F]{40}$", description="fingerprint of a key in the keyring")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Signing":
+        if (self.gpg is None) != (self.minisign is not None) or (self.minisign is None) != (self.public_key is None):
+            raise ValueError("give minisign and public_key, or gpg")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What `verify --key` takes."""
+        return str(self.public_key or self.gpg)
+
+
+class Release(_Strict):
+    """The release folder beyond its content."""
+
+    sign: Signing | None = Field(description="who signs manifest.json; null = nobody")
+    repo: str | None = Field(
+        pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$",
+        description="OWNER/NAME on the Hugging Face hub, for `snakemake release_upload`; null = not uploaded",
+    )
+    private: bool = Field(description="make a repository that does not exist yet a private one")
+
+
 def _is_codebook(table: list[int]) -> list[int]:
     if table != sorted(set(table)) or max(map(abs, table)) != 127:
         raise ValueError("must ascend, and its largest magnitude must be 127")
@@ -221,6 +251,7 @@ class Config(_Strict):
     rank: Rank
     prune_targets: list[PruneTarget]
     bench: Bench
+    release: Release
     study: Study
 
     @model_validator(mode="after")

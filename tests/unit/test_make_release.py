@@ -95,6 +95,7 @@ def rule(tmp_path):
             ],
             targets=[{"name": "16gib", "vram_gib": 16.0, "reserve_gib": 0.5, "ctx": 8192, "budget_mb": None}],
             texts={"calibration": "calibration_datav3", "evaluation": "wikitext2_test"},
+            release={"sign": None, "repo": None},
         ),
         output=SimpleNamespace(sums=str(tmp_path / "release/SHA256SUMS")),
     )
