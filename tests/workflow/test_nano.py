@@ -5,13 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from conftest import NANO_CONFIG
-from hub_server import HubServer
 from phase_twin.codebook import Codec
 from phase_twin.engine import BATCH, override
 from phase_twin.expert_matrices import expert_tensors, matrices
@@ -124,19 +122,6 @@ def test_speed_has_every_file_and_test(nano):
     assert all(row["t_s"] > 0 and row["stddev"] >= 0 and row["backend"] and row["device"] for row in rows)
 
 
-def test_release_verifies(nano):
-    done = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=nano / "release", capture_output=True)
-    assert done.returncode == 0, done.stdout
-
-
-def test_released_patch_applies_to_the_base(nano, root, tmp_path):
-    tree = tmp_path / "base"
-    shutil.copytree(root / "resources/engine/base", tree, symlinks=True)
-    patch = nano / "release/build/llama.cpp-turbo-phase-twin.patch"
-    done = subprocess.run(["git", "apply", "--check", patch], cwd=tree, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_readme_shows_what_was_measured(root, quality):
     """Same rows and sizes; KLD within its errors, for another CPU rounds differently."""
     readme = (root / "README.md").read_text()
@@ -183,6 +168,11 @@ def workspace(nano: Path, root: Path, tmp_path_factory) -> Path:
             {"write_reference_logits", "measure_quality", "gather_quality", "measure_order", "make_release"},
             {"compute_imatrix", "quantize_recipe", "measure_mix", "pack_twin", "verify_twin", "prune", "measure_speed"},
         ),
+        (
+            "models/nex-n2-nano/checkpoint/tokenizer_config.json",
+            {"convert_checkpoint", "compute_imatrix", "quantize_recipe", "pack_twin"},
+            {"fetch_engine", "build_engine", "test_engine"},
+        ),
         ("release/BUILD.md", {"make_release"}, {"pack_twin", "measure_quality", "gather_quality"}),
     ],
 )
@@ -199,53 +189,3 @@ def test_a_change_redoes_only_what_depends_on_it(workspace, root, snakemake, cha
     finally:
         path.unlink()
         os.link(root / changed, path)
-
-
-@pytest.fixture(scope="module")
-def release(nano, engine_bin, tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """The release as downloaded, alone in a folder, and the environment that finds engine and Python."""
-    folder = tmp_path_factory.mktemp("downloaded") / "release"
-    shutil.copytree(nano / "release", folder)
-    # a Python with gguf, as a user has who followed the card
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return folder, os.environ | {"PATH": path, "NX2_BIN": str(engine_bin("llama-completion").parent)}
-
-
-def run_release(release, *command: str, **env: str) -> str:
-    folder, base = release
-    done = subprocess.run(
-        [folder / command[0], *command[1:]], env=base | env, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-GENERATE = ("-lv", "4", "-p", "The", "-n", "4", "--temp", "0", "-no-cnv")
-
-
-def test_the_release_starts_what_fits(release):
-    fit = ("--vram-gib", "0.518", "--ctx", "512")
-    said = run_release(release, "run-nx2.sh", *fit, "--", "-ub", "64", *GENERATE, NX2_TOOL="llama-completion")
-    assert re.search(r"24 groups, budget \d+ MiB, \d+ promoted", said)
-    assert "n_ctx = 512" in re.sub(r" +", " ", said)
-    said = run_release(release, "run-nx2.sh", "--budget-mib", "9", "--", *GENERATE, NX2_TOOL="llama-completion")
-    assert re.search(r"24 groups, budget 9 MiB, 2 promoted", said)
-
-
-def test_the_release_is_fitted_from_an_address(release, nano):
-    folder, _ = release
-    twin = folder / "Nex-N2-nano-twin.gguf"
-    with HubServer() as hub:
-        hub.files[f"files/{twin.name}"] = twin.read_bytes()
-        hub.files["files/manifest.json"] = (folder / "manifest.json").read_bytes()
-        twin.unlink()
-        fit = ("--dual", f"{hub.url}/files/{twin.name}", "--vram-gib", "0.518", "--ctx", "512", "--yes")
-        said = run_release(release, "install-nx2.sh", *fit)
-        sent = sum(request.sent for request in hub.gets(twin.name))
-    assert "not verified" not in said
-    (fitted,) = folder.glob("Nex-N2-nano-twin-*.gguf")
-    # the file, and the twin's head for two looks: the dry run and the fit
-    assert sent < fitted.stat().st_size + 2 * (Gguf.read(nano / twin.name).data_start + 2**20)
-    assert not [key for key in Gguf.read(fitted).kv if key.startswith(VARIANT_PREFIX)]
-    said = run_release(release, f"run-{fitted.stem}.sh", *GENERATE, NX2_TOOL="llama-completion")
-    assert re.search(r"n_ctx += 512", said)
