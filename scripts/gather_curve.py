@@ -39,13 +39,14 @@ def predict(order: Row, low: Row, high: Row) -> list[dict[str, Any]]:
     groups = {group["name"]: group for group in order["groups"]}
     ties = order["promote_tie"] or range(len(groups))
     total = sum(max(group["benefit"], 0.0) for group in groups.values())
-    scale = (low["kld_mean"] - high["kld_mean"]) / total if total else 0.0
+    gap = low["kld_mean"] - high["kld_mean"]
     size, saved, promoted = low["bytes"], 0.0, 0
     points = [{"bytes": size, "promoted": 0, "kld_predicted": low["kld_mean"]}]
     last = None
     for name, tie in zip(order["promote_order"], ties, strict=True):
         size += groups[name]["gain_bytes"]
-        saved += scale * max(groups[name]["benefit"], 0.0)
+        # the share first: a gap over a total that is almost nothing would be infinite
+        saved += gap * (max(groups[name]["benefit"], 0.0) / total) if total else 0.0
         promoted += groups[name]["gain_bytes"] > 0
         if tie == last:
             points.pop()

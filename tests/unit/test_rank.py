@@ -195,6 +195,7 @@ def test_the_predicted_curve_ends_where_the_phases_are():
     assert [row["kld_predicted"] for row in points] == [0.05, pytest.approx(0.03), pytest.approx(0.02)]
 
 
+@example([(0.0, 0), (2.2250738585e-313, 0)])
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.integers(0, 50)), min_size=1, max_size=10))
 def test_the_predicted_loss_never_rises_with_the_bytes(groups):
     benefit, gain = map(list, zip(*groups, strict=True))
