@@ -1,22 +1,31 @@
-# Requires: the twin, the pruned files, the evaluation text.
-# Makes: bench/quality.json (KLD against the reference) and bench/speed.json (llama-bench), with a plot.
+# Requires: the twin, the pruned files, the stock types beside them, the evaluation text.
+# Makes: bench/quality.json (KLD against the reference), with a plot, and bench/speed.json (llama-bench).
 
 
-def bench_cases():
-    """What is measured: label -> file, and the phase where the file is the twin."""
+def twin_cases():
+    """What is measured of the twin: label -> file, and the phase where the file is the twin."""
     # plain strings: they travel in params
     twin = str(rules.pack_twin.output.twin)
     cases = {f"variant-{number}": (twin, number) for number in range(len(CFG.variants))}
     return cases | {name: (PRUNED[name]["gguf"], None) for name in TARGETS}
 
 
-CASES = bench_cases()
-STUDY = {name: (quantized(name), None) for name in RECIPES if name.startswith("study-")}
+STUDY = {
+    name: (quantized(name), None) for name in RECIPES if name.startswith(STUDY_PREFIX)
+}
+OURS = twin_cases()
+COMPARED = [f"{STUDY_PREFIX}{recipe}" for recipe in CFG.bench.compare]
+CASES = OURS | {name: STUDY[name] for name in COMPARED}
 
 
 def measured(label):
     """File and phase that a label stands for, those of the studies included."""
-    return (CASES | STUDY | CODEBOOK_CASES)[label]
+    return (OURS | STUDY | CODEBOOK_CASES)[label]
+
+
+def shown(label):
+    """What a row of the tables is called."""
+    return label.removeprefix(STUDY_PREFIX)
 
 
 rule write_reference_logits:
@@ -52,7 +61,7 @@ rule measure_quality:
         program=measured_engine("llama-perplexity"),
         model=lambda wildcards: measured(wildcards.label)[0],
         verified=lambda wildcards: (
-            rules.verify_twin.output.report if wildcards.label in CASES else []
+            rules.verify_twin.output.report if wildcards.label in OURS else []
         ),
         logits=rules.write_reference_logits.output.logits,
     output:
@@ -70,7 +79,7 @@ rule measure_quality:
         disk_mb=10,
         runtime=minutes(5),
     params:
-        label=lambda wildcards: wildcards.label.removeprefix("study-"),
+        label=lambda wildcards: shown(wildcards.label),
         variant=lambda wildcards: measured(wildcards.label)[1],
         reference=CFG.bench.quality.reference,
         n_ctx=CFG.bench.quality.n_ctx,
@@ -89,8 +98,10 @@ rule gather_quality:
         plot=report(
             results("bench/quality.svg"),
             caption="../report/quality.rst",
-            category="Quality",
+            category="Pictures",
+            labels={"picture": "KLD against bytes"},
         ),
+        png=results("bench/quality.png"),
     log:
         main=logs("gather-quality.log"),
     benchmark:
@@ -103,7 +114,8 @@ rule gather_quality:
         runtime=10,
     params:
         title=CFG.model.title,
-        ours=[],
+        ours=list(OURS),
+        joined=True,
     message:
         "Gather the quality table"
     script:
@@ -119,11 +131,7 @@ rule measure_speed:
         quality=ancient(str(rules.gather_quality.output.table)),
         tests=ancient(str(rules.test_engine.output.report)),
     output:
-        speed=report(
-            results("bench/speed.json"),
-            caption="../report/speed.rst",
-            category="Speed",
-        ),
+        speed=results("bench/speed.json"),
     log:
         main=logs("speed.log"),
         tool=logs("speed-tool.log"),
@@ -138,11 +146,12 @@ rule measure_speed:
         runtime=minutes(2),
     params:
         cases=[
-            {"label": label, "file": file, "variant": variant}
+            {"label": shown(label), "file": file, "variant": variant}
             for label, (file, variant) in CASES.items()
         ],
         n_prompt=CFG.bench.speed.n_prompt,
         n_gen=CFG.bench.speed.n_gen,
+        depths=CFG.bench.speed.depths,
         repetitions=CFG.bench.speed.repetitions,
     message:
         "Measure speed, all files side by side"
@@ -165,8 +174,10 @@ rule gather_study:
         plot=report(
             results("study/recipes.svg"),
             caption="../report/study_recipes.rst",
-            category="Quality",
+            category="Studies",
+            labels={"picture": "Recipes"},
         ),
+        png=results("study/recipes.png"),
     log:
         main=logs("gather-study.log"),
     benchmark:
@@ -184,6 +195,7 @@ rule gather_study:
             for name, recipe in CFG.study.recipes.items()
             if recipe.uses("IQ3_A770")
         ],
+        joined=False,
     message:
         "Gather the study of recipes"
     script:

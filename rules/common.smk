@@ -81,11 +81,16 @@ def checkpoint_files(reference):
     return sorted(str(file) for file in Path(path).rglob("*") if file.is_file())
 
 
+STUDY_PREFIX = "study-"
+
+
 def all_recipes():
     """Every recipe of the configuration under the name of its file."""
     kind = CFG.bench.quality.reference
     found = {f"variant{number}": recipe for number, recipe in enumerate(CFG.variants)}
-    found |= {f"study-{label}": recipe for label, recipe in CFG.study.recipes.items()}
+    found |= {
+        f"{STUDY_PREFIX}{label}": recipe for label, recipe in CFG.study.recipes.items()
+    }
     if kind != "BF16":
         found["reference"] = Recipe(gate=kind, up=kind, down=kind, rest=kind)
     return found

@@ -58,8 +58,12 @@ rule gather_curve:
     output:
         curve=results("curve.json"),
         plot=report(
-            results("curve.svg"), caption="../report/curve.rst", category="Quality"
+            results("curve.svg"),
+            caption="../report/curve.rst",
+            category="Pictures",
+            labels={"picture": "What each further byte buys"},
         ),
+        png=results("curve.png"),
     log:
         main=logs("gather-curve.log"),
     benchmark:
@@ -90,7 +94,8 @@ rule gather_ranking:
         plot=report(
             results("study/ranking.svg"),
             caption="../report/study_ranking.rst",
-            category="Quality",
+            category="Studies",
+            labels={"picture": "Orders of promotion"},
         ),
     log:
         main=logs("gather-ranking.log"),

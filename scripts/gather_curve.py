@@ -84,7 +84,9 @@ def main(snakemake: Any) -> None:
     }
     write_text(snakemake.output.curve, json.dumps(curve, indent=2) + "\n")
     title = f"{snakemake.params.title}: what each further byte buys"
-    save(draw(curve, title), snakemake.output.plot)
+    figure = draw(curve, title)
+    for path in (snakemake.output.plot, snakemake.output.png):
+        save(figure, path)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import logging
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,33 @@ from phase_twin.rule import run_rule, run_tool
 log = logging.getLogger("phase_twin")
 
 
-def bench_command(program: str, case: dict[str, Any], n_prompt: int, n_gen: int, threads: int) -> list[str]:
-    """Return the llama-bench call for one sample of each test."""
+def bench_command(
+    program: str, case: dict[str, Any], n_prompt: int, n_gen: int, threads: int, depths: Sequence[int] = (0,)
+) -> list[str]:
+    """Return the llama-bench call for one sample of each test, with each of `depths` tokens in the context before."""
     command = [program, "-m", case["file"], "-p", str(n_prompt), "-n", str(n_gen), "-t", str(threads)]
-    command += ["-r", "1", "-o", "jsonl"]
+    command += ["-d", ",".join(map(str, depths)), "-r", "1", "-o", "jsonl"]
     return command + (override("default", case["variant"]) if case["variant"] is not None else [])
 
 
 def parse_samples(output: str) -> list[dict[str, Any]]:
-    """Read llama-bench's lines of JSON among its messages: per test its name (pp512, tg128), t/s and device."""
+    """Read llama-bench's lines of JSON among its messages: per test its name (pp512, tg128), depth, t/s and device."""
     samples = []
     for entry in (json.loads(line) for line in output.splitlines() if line.startswith('{"')):
         test = f"pp{entry['n_prompt']}" if entry["n_prompt"] else f"tg{entry['n_gen']}"
         device = entry["gpu_info"] or entry["cpu_info"]
-        samples.append({"test": test, "t_s": entry["avg_ts"], "device": device, "backend": entry["backends"]})
+        sample = {"test": test, "depth": entry["n_depth"], "t_s": entry["avg_ts"], "threads": entry["n_threads"]}
+        samples.append(sample | {"device": device, "backend": entry["backends"]})
     return samples
 
 
-def summarise(samples: dict[tuple[str, str], list[dict[str, Any]]], files: dict[str, str]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the rounds, one row per label and test."""
+Samples = dict[tuple[str, str, int], list[dict[str, Any]]]
+
+
+def summarise(samples: Samples, files: dict[str, str]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the rounds, one row per label, test and depth."""
     rows = []
-    for (label, test), rounds in samples.items():
+    for (label, test, depth), rounds in samples.items():
         speeds = [sample["t_s"] for sample in rounds]
         rows.append(
             {
@@ -41,7 +48,9 @@ def summarise(samples: dict[tuple[str, str], list[dict[str, Any]]], files: dict[
                 "label": label,
                 "backend": rounds[0]["backend"],
                 "device": rounds[0]["device"],
+                "threads": rounds[0]["threads"],
                 "test": test,
+                "depth": depth,
                 "t_s": round(statistics.mean(speeds), 3),
                 "stddev": round(statistics.stdev(speeds), 3),
             }
@@ -52,15 +61,16 @@ def summarise(samples: dict[tuple[str, str], list[dict[str, Any]]], files: dict[
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     cases = snakemake.params.cases
-    settings = (snakemake.params.n_prompt, snakemake.params.n_gen, snakemake.threads)
-    samples: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    params = snakemake.params
+    settings = (params.n_prompt, params.n_gen, snakemake.threads, params.depths)
+    samples: Samples = {}
     Path(snakemake.log.tool).unlink(missing_ok=True)
-    for number in range(snakemake.params.repetitions):
+    for number in range(params.repetitions):
         for case in cases:
-            log.info("round %d of %d: %s", number + 1, snakemake.params.repetitions, case["label"])
+            log.info("round %d of %d: %s", number + 1, params.repetitions, case["label"])
             command = bench_command(snakemake.input.program, case, *settings)
             for sample in parse_samples(run_tool(command, snakemake.log.tool, env=ENVIRONMENT, append=True)):
-                samples.setdefault((case["label"], sample["test"]), []).append(sample)
+                samples.setdefault((case["label"], sample["test"], sample["depth"]), []).append(sample)
     rows = summarise(samples, {case["label"]: case["file"] for case in cases})
     write_text(snakemake.output.speed, json.dumps(rows, indent=2) + "\n")
 

@@ -38,13 +38,14 @@ class QualityRow(BaseModel):
 
 
 class SpeedRow(BaseModel):
-    """One row of bench/speed.json; `t_s` in tokens per second."""
+    """One row of bench/speed.json; `t_s` in tokens per second, `depth` in tokens."""
 
     file: str
     label: str
     backend: str
     device: str
     test: str
+    depth: int
     t_s: Positive
     stddev: Positive
 

@@ -166,6 +166,9 @@ class Speed(_Strict):
 
     n_prompt: int = Field(ge=1)
     n_gen: int = Field(ge=1)
+    depths: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=1, description="tokens that are in the context before each test"
+    )
     repetitions: int = Field(ge=2, description="rounds over all files; mean and stddev are over rounds")
 
 
@@ -183,6 +186,7 @@ class Bench(_Strict):
 
     quality: Quality
     speed: Speed
+    compare: list[Name] = Field(description="names of study.recipes that are measured beside the twin")
     arc: Arc
 
 
@@ -226,7 +230,7 @@ Codebook = Annotated[list[int], Field(min_length=8, max_length=8), AfterValidato
 
 
 class Study(_Strict):
-    """What `snakemake study_recipes` and `study_codebooks` compare, beside what the twin is made of."""
+    """What `bench.compare`, `snakemake study_recipes` and `study_codebooks` choose from, beside the twin."""
 
     recipes: dict[Name, Recipe]
     codebooks: dict[Name, Codebook] = Field(
@@ -270,6 +274,18 @@ class Config(_Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"prune_targets: the name {name!r} is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def _compared_are_known(self) -> "Config":
+        compare = self.bench.compare
+        taken = {target.name for target in self.prune_targets}
+        for name in compare:
+            if name not in self.study.recipes:
+                known = ", ".join(self.study.recipes)
+                raise ValueError(f"bench.compare: {name!r} is not among study.recipes; known: {known}")
+            if name in taken or compare.count(name) > 1:
+                raise ValueError(f"bench.compare: the name {name!r} is given twice, here or in prune_targets")
         return self
 
 

@@ -153,7 +153,7 @@ if [[ $* == *--list-devices* ]]; then printf '%s\\n' "$DEVICES"; exit; fi
 echo "$GGML_SYCL_MOE_REORDER$GGML_SYCL_MOE_FUSE $*" >>"$CALLS"
 [[ $* == *"$BREAK"* ]] && { echo "$HOME/model: UR_RESULT_ERROR_DEVICE_LOST"; exit 3; }
 live=$((GGML_SYCL_MOE_REORDER * 40 + 40))
-cpu='"cpu_info": "", "gpu_info": "A770", "backends": "SYCL"'
+cpu='"n_depth": 0, "n_threads": 2, "cpu_info": "", "gpu_info": "A770", "backends": "SYCL"'
 echo "{\\"n_prompt\\": 512, \\"n_gen\\": 0, \\"avg_ts\\": 600, $cpu}"
 echo "a message"
 echo "{\\"n_prompt\\": 0, \\"n_gen\\": 128, \\"avg_ts\\": $live, $cpu}"

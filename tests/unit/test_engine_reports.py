@@ -66,17 +66,20 @@ def test_build_is_named_after_base_and_patches():
 
 def test_speed_rows():
     def round_of(t_s: float) -> str:
-        entry = {"n_prompt": 512, "n_gen": 0, "avg_ts": t_s, "gpu_info": "", "cpu_info": "A CPU", "backends": "CPU"}
+        entry = {"n_prompt": 512, "n_gen": 0, "n_depth": 1024, "avg_ts": t_s, "n_threads": 2}
+        entry |= {"gpu_info": "", "cpu_info": "A CPU", "backends": "CPU"}
         return f"warning: something\n{json.dumps(entry)}\n[level_zero:gpu]\n"
 
-    samples = {("low", "pp512"): [parse_samples(round_of(speed))[0] for speed in (10.0, 14.0)]}
+    samples = {("low", "pp512", 1024): [parse_samples(round_of(speed))[0] for speed in (10.0, 14.0)]}
     (row,) = summarise(samples, {"low": "low.gguf"})
     assert row == {
         "file": "low.gguf",
         "label": "low",
         "backend": "CPU",
         "device": "A CPU",
+        "threads": 2,
         "test": "pp512",
+        "depth": 1024,
         "t_s": 12.0,
         "stddev": 2.828,
     }
@@ -84,5 +87,6 @@ def test_speed_rows():
 
 def test_bench_chooses_the_phase():
     case = {"file": "twin.gguf", "variant": 1}
-    command = bench_command("llama-bench", case, 512, 128, 2)
+    command = bench_command("llama-bench", case, 512, 128, 2, [0, 4096])
+    assert command[command.index("-d") + 1] == "0,4096"
     assert command[-2:] == ["--override-kv", "general.tensor_variant.default=int:1"]

@@ -43,9 +43,9 @@ QUALITY = [
 ]  # fmt: skip
 SPEED = [
     {"file": f"results/some/{TWIN}", "label": "variant-0", "backend": "CPU", "device": "Some CPU | 2 cores",
-     "test": "pp512", "t_s": 41.277, "stddev": 0.933},
+     "test": "pp512", "depth": 0, "t_s": 41.277, "stddev": 0.933},
     {"file": "results/some/Some-Model-16gib.gguf", "label": "16gib", "backend": "SYCL", "device": "Some card",
-     "test": "tg128", "t_s": 77.345, "stddev": 1.288},
+     "test": "tg128", "depth": 4096, "t_s": 77.345, "stddev": 1.288},
 ]  # fmt: skip
 SELECTION = {"budget_bytes": 16535986176, "variant0_bytes": 16106127360, "selected_bytes": 16535624089,
              "promoted": ["blk.0.ffn_down_exps.weight", "blk.1.ffn_down_exps.weight"]}  # fmt: skip

@@ -1,5 +1,6 @@
 """The nano run, end to end: what it makes, how good that is, and what a change redoes."""
 
+import itertools
 import json
 import os
 import re
@@ -37,9 +38,11 @@ def test_everything_is_there(nano):
         "imatrix.gguf",
         "bench/quality.json",
         "bench/quality.svg",
+        "bench/quality.png",
         "bench/speed.json",
         "rank/measured.json",
         "curve.json",
+        "curve.png",
         "verify.json",
         "release/SHA256SUMS",
         "release/build/llama.cpp-turbo-phase-twin.patch",
@@ -82,9 +85,14 @@ def test_quality_of_both_phases(quality):
     assert high["top1"] >= 93.5
 
 
+OURS = ("variant-0", "9mib", "10mib", "variant-1")
+STOCK = ("iq3_xxs", "q3_k", "iq3_s", "iq4_xs")
+
+
 def test_more_bytes_are_better(quality):
-    ordered = sorted(quality.values(), key=lambda row: row["bytes"])
-    assert [row["label"] for row in ordered] == ["variant-0", "9mib", "10mib", "variant-1"]
+    assert set(quality) == {*OURS, *STOCK}
+    ordered = sorted((quality[label] for label in OURS), key=lambda row: row["bytes"])
+    assert [row["label"] for row in ordered] == list(OURS)
     klds = [row["kld_mean"] for row in ordered]
     assert klds == sorted(klds, reverse=True)
 
@@ -115,10 +123,9 @@ def test_a_budget_at_load_computes_what_the_pruned_file_does(nano, root, engine_
 
 def test_speed_has_every_file_and_test(nano):
     rows = json.loads((nano / "bench/speed.json").read_text())
-    found = {(row["label"], row["test"]) for row in rows}
-    assert found == {
-        (label, test) for label in ("variant-0", "variant-1", "9mib", "10mib") for test in ("pp512", "tg128")
-    }
+    found = [(row["label"], row["test"], row["depth"]) for row in rows]
+    expected = itertools.product(OURS + STOCK, ("pp512", "tg128"), (0, 1024))
+    assert sorted(found) == sorted(expected)
     assert all(row["t_s"] > 0 and row["stddev"] >= 0 and row["backend"] and row["device"] for row in rows)
 
 
