@@ -27,6 +27,7 @@ include: "rules/arc.smk"
 include: "rules/codebooks.smk"
 include: "rules/ranking.smk"
 include: "rules/release.smk"
+include: "rules/report.smk"
 
 
 report: "report/workflow.rst"
@@ -36,6 +37,7 @@ rule all:
     default_target: True
     input:
         rules.release.input,
+        rules.report_parts.input,
         rules.test_engine.output,
 
 

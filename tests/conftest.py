@@ -50,6 +50,15 @@ def nano(root: Path, snakemake) -> Path:
 
 
 @pytest.fixture(scope="session")
+def nano_report(nano: Path, snakemake) -> Path:
+    """The report of the nano run."""
+    path = nano / "report.html"
+    done = snakemake("--configfile", NANO_CONFIG, "--report", str(path))
+    assert done.returncode == 0, done.stdout
+    return path
+
+
+@pytest.fixture(scope="session")
 def run(engine_bin) -> Run:
     """Run a program of the engine; output and messages are returned together."""
 

@@ -1,0 +1,105 @@
+"""Write the figures behind the pictures as tables for the report: one HTML page each."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gather_timing import duration
+from phase_twin.files import write_text
+from phase_twin.plots import byte_unit
+from phase_twin.rule import run_rule
+
+STYLE = """<!doctype html>
+<meta charset="utf-8">
+<style>
+body { font: 14px sans-serif; margin: 1.5em; color: #222 }
+table { border-collapse: collapse }
+th, td { padding: 0.3em 0.8em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+</style>
+"""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def size(nbytes: float) -> str:
+    """Tell a size in its unit."""
+    unit, name = byte_unit(nbytes)
+    return f"{nbytes / unit:.2f} {name}"
+
+
+def quality_table(rows: Rows) -> list[dict[str, Any]]:
+    """Lay out bench/quality.json."""
+    return [
+        {
+            "": row["label"],
+            "weights": size(row["bytes"]),
+            "expert bits": f"{row['bpw_experts']:.3f}",
+            "mean KLD [nats]": f"{row['kld_mean']:.5f} ± {row['kld_mean_err']:.5f}",
+            "median KLD": f"{row['kld_median']:.5f}",
+            "99.9 % KLD": f"{row['kld_p999']:.3f}",
+            "top-1 [%]": f"{row['top1']:.2f} ± {row['top1_err']:.2f}",
+            "PPL ratio": f"{row['ppl_ratio']:.4f} ± {row['ppl_ratio_err']:.4f}",
+        }
+        for row in rows
+    ]
+
+
+def speed_table(rows: Rows) -> list[dict[str, Any]]:
+    """Lay out bench/speed.json."""
+    return [
+        {
+            "": row["label"],
+            "test": row["test"],
+            "tokens in context": row["depth"],
+            "tokens per second": f"{row['t_s']:.2f} ± {row['stddev']:.2f}",
+            "device": f"{row['device']} ({row['backend']})",
+            "threads": row["threads"],
+        }
+        for row in rows
+    ]
+
+
+def curve_table(curve: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay out curve.json by size: what is predicted after each promotion, and what was measured."""
+    predicted = {row["bytes"]: (row["promoted"], f"{row['kld_predicted']:.5f}") for row in curve["points"]}
+    measured = {row["bytes"]: f"{row['kld']:.5f} ± {row['kld_err']:.5f}" for row in curve["measured"]}
+    rows = []
+    for nbytes in sorted(predicted.keys() | measured.keys()):
+        # a budget may be filled out of order, by a group further back
+        promoted, kld = predicted.get(nbytes, ("", ""))
+        row = {"weights": size(nbytes), "groups promoted in order": promoted, "mean KLD, predicted": kld}
+        rows.append(row | {"mean KLD, measured": measured.get(nbytes, "")})
+    return rows
+
+
+def timing_table(rows: Rows) -> list[dict[str, Any]]:
+    """Lay out report/timing.json."""
+    return [
+        {
+            "rule": row["rule"],
+            "jobs": row["jobs"],
+            "time, all jobs": duration(row["seconds"]),
+            "longest job": duration(row["longest"]),
+            "CPU time, all jobs": duration(row["cpu_seconds"]),
+            "peak memory, largest job": size(row["peak_bytes"]),
+        }
+        for row in rows
+    ]
+
+
+TABLES = {"quality": quality_table, "speed": speed_table, "curve": curve_table, "timing": timing_table}
+
+
+def main(snakemake: Any) -> None:
+    """Map the rule to the functions above."""
+    for name, lay_out in TABLES.items():
+        rows = lay_out(json.loads(Path(snakemake.input[name]).read_text()))
+        write_text(snakemake.output[name], STYLE + pd.DataFrame(rows).to_html(index=False, border=0) + "\n")
+
+
+if __name__ == "__main__":
+    run_rule(main, snakemake)  # noqa: F821
