@@ -20,6 +20,7 @@ rule make_release:
         quality=rules.gather_quality.output.table,
         speed=rules.measure_speed.output.speed,
         curve=rules.gather_curve.output.curve,
+        pictures=[rules.gather_curve.output.png, rules.gather_quality.output.png],
         provenance=rules.write_provenance.output.facts,
         pruned=[PRUNED[name]["gguf"] for name in TARGETS],
         selections=[PRUNED[name]["selection"] for name in TARGETS],
@@ -48,6 +49,7 @@ rule make_release:
         },
         engine=SOURCES.engine.model_dump(),
         variants=[recipe.describe() for recipe in CFG.variants],
+        stock={name: CFG.study.recipes[name].describe() for name in CFG.bench.compare},
         targets=[target.model_dump() for target in CFG.prune_targets],
         release=CFG.release.model_dump(include={"sign", "repo"}),
         texts={

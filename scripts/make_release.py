@@ -2,11 +2,11 @@
 
 The folder is built under a temporary name and renamed when complete. The same inputs give the same bytes.
 
-snakemake.input: twin, mmproj (may be absent), curve, quality, speed, provenance, pruned and selections (one per
-target), patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its package),
+snakemake.input: twin, mmproj (may be absent), curve, pictures, quality, speed, provenance, pruned and selections (one
+per target), patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its package),
 license.
-snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), targets (of
-prune_targets), release (sign, repo), texts (names of the texts for `calibration` and `evaluation`).
+snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), stock (recipes by
+label), targets (of prune_targets), release (sign, repo), texts (names of those for `calibration` and `evaluation`).
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phase_twin.card import (
+    Curve,
     QualityRow,
     Selection,
     SpeedRow,
@@ -46,6 +47,7 @@ TEMPLATES = {
     "build.sh": "build/build.sh",
     "BUILD.md": "build/BUILD.md",
     "NOTICE.in": "NOTICE",
+    "CITATION.cff.in": "CITATION.cff",
     "model_card.md.j2": "README.md",
 }
 # SPDX id of the weights -> template with the licence's text; MIT is our own LICENSE
@@ -128,6 +130,7 @@ def write_release(
     *,
     twin: str,
     curve: str,
+    pictures: Sequence[str],
     mmproj: str | None,
     prune_tool: str,
     own_license: str,
@@ -139,7 +142,8 @@ def write_release(
     """Fill the empty `folder` with all files, manifest.json and SHA256SUMS last."""
     (folder / "build").mkdir(parents=True)
     place(twin, folder / Path(twin).name)
-    (folder / "curve.json").write_bytes(read_bytes(curve))
+    for path in (curve, *pictures):
+        (folder / Path(path).name).write_bytes(read_bytes(path))
     if mmproj:
         place(mmproj, folder / Path(mmproj).name)
     (folder / "build" / PATCH_NAME).write_bytes(patch)
@@ -181,13 +185,16 @@ def main(snakemake: Any) -> None:
         engine=params.engine,
         texts=params.texts,
         variants=params.variants,
+        stock=params.stock,
         twin=file_facts(given.twin),
         mmproj=file_facts(mmproj) if mmproj else None,
         quality=read_results(given.quality, list[QualityRow]),
         speed=read_results(given.speed, list[SpeedRow]),
+        order=read_results(given.curve, Curve).order,
         fits=describe_fits(params.targets, given.pruned, selections),
         provenance=read_results(given.provenance, dict[str, str | int]),
         patch_sha256=hashlib.sha256(patch).hexdigest(),
+        release={"repo": params.release["repo"], "identity": signing.identity if signing else None},
     )
     final = Path(snakemake.output.sums).parent
     partial = final.with_name(final.name + ".partial")
@@ -196,6 +203,7 @@ def main(snakemake: Any) -> None:
         partial,
         twin=given.twin,
         curve=given.curve,
+        pictures=given.pictures,
         mmproj=mmproj,
         prune_tool=given.prune_tool[0],
         own_license=given.license,

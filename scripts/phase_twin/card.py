@@ -45,9 +45,15 @@ class SpeedRow(BaseModel):
     backend: str
     device: str
     test: str
-    depth: int
+    depth: Annotated[int, Field(ge=0)]
     t_s: Positive
     stddev: Positive
+
+
+class Curve(BaseModel):
+    """What the card takes from curve.json."""
+
+    order: str
 
 
 class Selection(BaseModel):
@@ -126,40 +132,70 @@ def card_context(
     engine: dict[str, Any],
     texts: dict[str, str],
     variants: list[dict[str, str]],
+    stock: dict[str, dict[str, str]],
     twin: dict[str, Any],
     mmproj: dict[str, Any] | None,
     quality: list[QualityRow],
     speed: list[SpeedRow],
+    order: str,
     fits: list[dict[str, Any]],
     provenance: dict[str, str | int],
     patch_sha256: str,
+    release: dict[str, str | None],
 ) -> dict[str, Any]:
-    """Gather what the templates show: every number comes from a result file or from a file's size."""
+    """Gather what the templates show: every number comes from a result file or from a file's size.
+
+    Parameters
+    ----------
+    stock
+        label of each recipe that was measured beside the twin -> its types.
+    release
+        `repo` on the hub and `identity` of who signs, each None if there is none.
+    """
+
+    def titled(row: QualityRow | SpeedRow) -> dict[str, Any]:
+        return row.model_dump() | {"title": row_title(row, twin["name"], stock)}
+
     settings: dict[tuple, dict[str, Any]] = {}
     for row in quality:
         key = (row.reference, row.chunks, row.n_ctx)
         setting = settings.setdefault(key, dict(zip(("reference", "chunks", "n_ctx"), key, strict=True)) | {"rows": []})
-        setting["rows"].append(row.model_dump() | {"title": row_title(row.label, row.file, twin["name"])})
+        setting["rows"].append(titled(row))
+    machines: dict[tuple, dict[str, Any]] = {}
+    for row in speed:
+        machine = machines.setdefault(
+            (row.device, row.backend), {"device": row.device, "backend": row.backend, "rows": []}
+        )
+        machine["rows"].append(titled(row))
+    commands = {f"variant-{number}": f"./run-nx2.sh --sm {mode}" for number, mode in enumerate(("off", "on"))}
+    commands |= {fit["name"]: fit["command"] for fit in fits}
+    forms = [titled(row) | {"command": commands[row.label]} for row in quality if row.label in commands]
     return {
         "model": model,
         "engine": engine,
         "texts": texts,
         "variants": variants,
+        "stock": stock,
         "twin": twin,
         "mmproj": mmproj,
+        "forms": sorted(forms, key=lambda form: form["bytes"]),
         "settings": list(settings.values()),
-        "speed": [row.model_dump() | {"title": row_title(row.label, row.file, twin["name"])} for row in speed],
+        "machines": list(machines.values()),
+        "order": order,
         "fits": fits,
         "provenance": provenance,
         "patch": {"sha256": patch_sha256},
+        "release": release,
     }
 
 
-def row_title(label: str, file: str, twin: str) -> str:
-    """What a measured row is called: the phase of the twin, or the file."""
-    name = Path(file).name
+def row_title(row: QualityRow | SpeedRow, twin: str, stock: dict[str, dict[str, str]]) -> str:
+    """What a measured row is called: the phase of the twin, the file cut from it, or the stock type."""
+    if row.label in stock:
+        types = {stock[row.label][name] for name in ("gate", "up", "down")}
+        return f"stock {types.pop()}" if len(types) == 1 else f"stock recipe {row.label}"
     phases = {"variant-0": "small phase (variant 0)", "variant-1": "large phase (variant 1)"}
-    return phases.get(label, label) if name == twin else f"{label}: {name}"
+    return phases.get(row.label, row.label) if Path(row.file).name == twin else f"cut to {row.label}"
 
 
 def describe_fits(
@@ -170,10 +206,14 @@ def describe_fits(
     for target, file, selection in zip(targets, pruned, selections, strict=True):
         if target.get("vram_gib") is not None:
             asked = f"--vram-gib {target['vram_gib']:g} --ctx {target['ctx']}"
+            command = f"./install-nx2.sh {asked}"
         else:
             asked = f"--budget-mb {target['budget_mb']}"
+            command = f"./run-nx2.sh --budget-mib {target['budget_mb']}"
         rows.append(
             {
+                "name": target["name"],
+                "command": command,
                 "file": Path(file).name,
                 "asked": f"`{asked}`",
                 "budget_bytes": selection.budget_bytes,
