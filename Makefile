@@ -16,16 +16,17 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 # cmake and ninja come from the Python environment
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup nano test setup-sycl test-sycl lint lock clean
+.PHONY: help setup nano screenshots test setup-sycl test-sycl lint lock clean
 
 help:
-	@echo "make nano       set up and run everything on the small model, into results/nex-n2-nano"
-	@echo "make test       set up and run all tests"
-	@echo "make test-sycl  build the engine's SYCL backend and test it on the CPU (needs clang-22)"
-	@echo "make setup      only the Python environment, in $(VENV)"
-	@echo "make lint       formatting and static checks"
-	@echo "make lock       resolve envs/*.in and toolchain/sycl into the lock files and envs/*.yaml (needs uv)"
-	@echo "make clean      remove results, resources, logs and benchmarks, not $(VENV) and $(SYCL_VENV)"
+	@echo "make nano         set up and run everything on the small model, into results/nex-n2-nano"
+	@echo "make screenshots  what the small model's report and model card look like (needs Chromium)"
+	@echo "make test         set up and run all tests"
+	@echo "make test-sycl    build the engine's SYCL backend and test it on the CPU (needs clang-22)"
+	@echo "make setup        only the Python environment, in $(VENV)"
+	@echo "make lint         formatting and static checks"
+	@echo "make lock         resolve envs/*.in and toolchain/sycl into the lock files and envs/*.yaml (needs uv)"
+	@echo "make clean        remove results, resources, logs and benchmarks, not $(VENV) and $(SYCL_VENV)"
 
 setup: $(VENV)/.pipeline
 
@@ -55,6 +56,11 @@ $(VENV)/.dev: envs/dev.lock $(VENV)/.pipeline
 
 nano: setup
 	$(SNAKEMAKE) --configfile config/nano.yaml
+
+NANO_RESULTS := results/nex-n2-nano
+screenshots: $(VENV)/.dev nano
+	$(BIN)/snakemake --configfile config/nano.yaml --report $(NANO_RESULTS)/report.html
+	$(BIN)/python scripts/screenshots.py $(NANO_RESULTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
