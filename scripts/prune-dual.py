@@ -3,6 +3,10 @@
 
 import sys
 
+# before the package is read: an older Python stops at its syntax
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit("prune-dual: Python 3.11 or newer is needed, this is {}.{}".format(*sys.version_info))
+
 try:
     from prune_dual.cli import main
 except ModuleNotFoundError as error:

@@ -11,13 +11,14 @@ from pathlib import Path
 from .cards import Plan
 from .errors import MIB, GgufError, amount
 from .fitting import account_json, account_text, add_options, card_fits, plan_for, vram
+from .plain import plain_layout
 from .selection import Selection, select
 from .source import Source, find_manifest, open_source
 from .table import card_table
 from .transport import is_remote
 from .twin import KEY_BUDGET_MB, KEY_DEFAULT
 from .verify import run_verify
-from .writing import show_progress
+from .writing import Layout, check_output, check_space, same_head, show_progress
 
 log = logging.getLogger("prune-dual")
 
@@ -54,7 +55,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PATH|URL",
         help="SHA-256 of the twin's tensors (manifest.json beside it); none: do without",
     )
-    parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
+    there.add_argument(
+        "--resume", action="store_true", help="if OUT.gguf exists as it would be written, take it for written"
+    )
     parser.add_argument("--legacy-type-42", action="store_true", help="take tensor type 42 for IQ3_A770")
     add_options(parser)
     args = parser.parse_args(argv)
@@ -86,6 +91,8 @@ def _run(args: argparse.Namespace) -> None:
         selection = plan.selection if plan else select(twin, budget_bytes=budget_bytes, variant=args.variant)
         if not args.dry_run:
             size = _write(args, source, selection)
+        elif args.out:
+            outlook = _outlook(args, source, plain_layout(twin, selection))
         if args.engine_flags:
             print(" ".join(_engine_flags(args, selection, plan)))
             return
@@ -99,6 +106,8 @@ def _run(args: argparse.Namespace) -> None:
             print(card_table(source, card_fits(twin, args), selection))
         if plan:
             print(account_text(plan))
+        if args.dry_run and args.out:
+            print(outlook)
         print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({amount(size)})")
 
 
@@ -113,6 +122,26 @@ def _engine_flags(args: argparse.Namespace, selection: Selection, plan: Plan | N
     return ["--override-kv", f"{key}=int:{value}", *(plan.flags if plan else [])]
 
 
+def _taken(args: argparse.Namespace, layout: Layout) -> bool:
+    """Whether OUT.gguf is to be taken for written; raises a GgufError if something else has its name.
+
+    A file gets its name only when it is complete, so the head and the size tell.
+    """
+    if not (args.resume and args.out.exists()):
+        return False
+    if not same_head(args.out, layout):
+        raise GgufError(f"{args.out}: exists already and is not what would be written; remove it or name another file")
+    return True
+
+
+def _outlook(args: argparse.Namespace, source: Source, layout: Layout) -> str:
+    """Say that OUT.gguf is there or what it takes of the disk; raises a GgufError if it could not be written."""
+    if _taken(args, layout):
+        return f"{args.out}: is there already as it would be written"
+    check_output(args.out, [] if is_remote(args.dual) else [Path(args.dual)], args.force)
+    return check_space(args.out, layout.nbytes, source.begun(args.out))
+
+
 def _write(args: argparse.Namespace, source: Source, selection: Selection) -> int:
     """Write the selection and return the file's size; local files are compared with a manifest on request only."""
     remote, manifest = is_remote(args.dual), None
@@ -123,14 +152,21 @@ def _write(args: argparse.Namespace, source: Source, selection: Selection) -> in
             "%s: no manifest.json: %s", source.where, "not verified" if remote else "compared with the twin only"
         )
     live = sys.stderr.isatty()
-    size = source.write(
-        selection,
-        args.out,
-        force=args.force,
-        manifest=manifest,
-        verify=args.verify or (args.manifest not in (None, "none")),
-        progress=show_progress if live else None,
-    )
+    progress = show_progress if live else None
+    layout = plain_layout(source.twin, selection)
+    if _taken(args, layout):
+        if manifest or args.verify:
+            source.verify(args.out, layout, manifest, progress)
+        size = layout.nbytes
+    else:
+        size = source.write(
+            selection,
+            args.out,
+            force=args.force,
+            manifest=manifest,
+            verify=args.verify or (args.manifest not in (None, "none")),
+            progress=progress,
+        )
     if live:
         print(file=sys.stderr)
     return size

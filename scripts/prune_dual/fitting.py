@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from .selection import Selection, select
 from .twin import Twin
 
 DEFAULTS = Settings()
+
+log = logging.getLogger("prune-dual")
 
 
 def gib(text: str) -> str:
@@ -76,7 +79,10 @@ def plan_for(twin: Twin, args: argparse.Namespace) -> Plan:
     The engine takes whole MiB, so a plan that it is to carry out keeps to them.
     """
     if args.vram_gib == "auto":
-        sizes = card_sizes(detect(), free=args.free)
+        cards = detect()
+        for card in cards:
+            log.info("found %s, %s (%s)", card.name, amount(card.total or 0), card.source)
+        sizes = card_sizes(cards, free=args.free)
     else:
         sizes = [_bytes(part) for part in args.vram_gib.split(",")]
     return plan(twin, sizes, _settings(args), _bytes(args.reserve_gib), MIB if args.engine_flags else 1)

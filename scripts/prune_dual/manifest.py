@@ -13,7 +13,7 @@ from .container import CHUNK, Gguf, Span, Tensor
 from .errors import GgufError
 from .hashing import forget_cached, sha256_span
 from .twin import Twin, split_variant
-from .writing import Layout, Progress
+from .writing import Layout, Progress, same_head
 
 MANIFEST_NAME = "manifest.json"
 FORMAT, VERSION = "phase-twin-manifest", 1
@@ -183,9 +183,19 @@ def hash_gguf(gguf: Gguf, progress: Progress | None = None) -> tuple[str, dict[s
 
 
 def verify_copy(
-    path: Path, layout: Layout, entries: Sequence[TensorHash] | None = None, progress: Progress | None = None
+    path: Path,
+    layout: Layout,
+    entries: Sequence[TensorHash] | None = None,
+    progress: Progress | None = None,
+    *,
+    with_source: bool = True,
 ) -> None:
-    """Read the written file at `path` back and compare each tensor with its source, and with the manifest's `entries`.
+    """Read the written file at `path` back and compare each tensor with the manifest's `entries`, and with its source.
+
+    Parameters
+    ----------
+    with_source
+        whether the source is here to be read; without it there must be `entries`.
 
     Raises
     ------
@@ -193,7 +203,7 @@ def verify_copy(
         naming the first tensor that differs.
     """
     forget_cached(path)
-    total, done = 2 * sum(tensor.nbytes for tensor in layout.tensors), 0
+    total, done = (1 + with_source) * sum(tensor.nbytes for tensor in layout.tensors), 0
 
     def count(nbytes: int) -> None:
         nonlocal done
@@ -203,11 +213,13 @@ def verify_copy(
 
     for index, (tensor, offset) in enumerate(layout.placed):
         found = sha256_span(Span(path, offset, tensor.nbytes), count)
-        source = sha256_span(tensor.data, count)
+        source = sha256_span(tensor.data, count) if with_source else found
         if entries and source != entries[index].sha256:
-            raise wrong_hash(entries[index], source, str(tensor.data.path))
+            raise wrong_hash(entries[index], source, str(tensor.data.path if with_source else path))
         if found != source:
             raise GgufError(f"{path}: tensor {tensor.name!r} does not have the bytes it has in {tensor.data.path}")
+    if not same_head(path, layout):
+        raise GgufError(f"{path}: its keys do not have the bytes they were written with")
 
 
 def wrong_hash(entry: TensorHash, found: str, where: str) -> GgufError:

@@ -9,7 +9,7 @@ from .errors import MIB
 from .selection import Selection
 from .tensor_types import FILE_TYPES, IQ3_A770
 from .twin import KEY_IQ3_A770_CODEBOOK, KEY_IQ3_A770_VERSION, Twin, iq3_a770_kv
-from .writing import Layout, Progress, write_gguf
+from .writing import Layout, Progress, lay_out, write_gguf
 
 KEY_FILE_TYPE = "general.file_type"
 PROVENANCE_PREFIX = "phase_twin."
@@ -30,12 +30,16 @@ def prune(
     plain quantized file. `check` sees the file before it gets its name: see `write_gguf`.
     """
     return write_gguf(
-        out, *plain_parts(twin, selection), alignment=twin.gguf.alignment, force=force, progress=progress, check=check
+        out, *_plain_parts(twin, selection), alignment=twin.gguf.alignment, force=force, progress=progress, check=check
     )
 
 
-def plain_parts(twin: Twin, selection: Selection) -> tuple[list[Kv], list[Tensor]]:
-    """Keys and tensors of the plain file."""
+def plain_layout(twin: Twin, selection: Selection) -> Layout:
+    """The plain file, before it is written."""
+    return lay_out(*_plain_parts(twin, selection), twin.gguf.alignment)
+
+
+def _plain_parts(twin: Twin, selection: Selection) -> tuple[list[Kv], list[Tensor]]:
     kept = twin.take(selection.variants)
     return list(_plain_kv(twin, selection, kept).values()), kept
 

@@ -22,12 +22,12 @@ from typing import BinaryIO, Self
 from .container import Gguf, Span, Tensor
 from .errors import MIB, GgufError, amount
 from .hashing import forget_cached, sha256_span
-from .manifest import Manifest, TensorHash, wrong_hash
-from .plain import plain_parts
+from .manifest import Manifest, TensorHash, verify_copy, wrong_hash
+from .plain import plain_layout
 from .selection import Selection
 from .transport import Remote, Stopped
 from .twin import Twin
-from .writing import Layout, Progress, check_output, check_space, lay_out, write_all
+from .writing import Layout, Progress, check_output, check_space, locked, write_all
 
 log = logging.getLogger("prune-dual")
 
@@ -91,9 +91,12 @@ class RemoteSource:
 
     def fetched_nbytes(self, selection: Selection) -> int:
         """Bytes that `write` has to fetch in all, the head included."""
-        kv, kept = plain_parts(self.twin, selection)
-        layout = lay_out(kv, kept, self.twin.gguf.alignment)
-        return self.twin.gguf.data_start + sum(c.nbytes for c in plan_chunks(layout.placed, self.twin.gguf.alignment))
+        placed = plain_layout(self.twin, selection).placed
+        return self.twin.gguf.data_start + sum(c.nbytes for c in plan_chunks(placed, self.twin.gguf.alignment))
+
+    def begun(self, out: Path) -> Path:
+        """Where the bytes of `out` are until it is complete."""
+        return _folder(out) / "data"
 
     def write(
         self,
@@ -117,23 +120,19 @@ class RemoteSource:
         KeyboardInterrupt
             with a message, once the state for going on is on disk.
         """
-        if verify and manifest is None:
-            raise GgufError(
-                f"{self.where}: --verify needs a manifest, and there is no manifest.json beside the twin; "
-                "name one with --manifest, or leave out --verify"
-            )
+        if verify:
+            self._required(manifest)
         check_output(out, [], force)
-        alignment = self.twin.gguf.alignment
-        layout = lay_out(*plain_parts(self.twin, selection), alignment)
+        layout = plain_layout(self.twin, selection)
         entries = manifest.expected(self.twin.gguf, layout.tensors) if manifest else None
-        chunks = plan_chunks(layout.placed, alignment)
+        chunks = plan_chunks(layout.placed, self.twin.gguf.alignment)
         data = self.folder / "data"
         try:
             plan = _fingerprint(layout, chunks)
             resumable = bool(self.remote.validator or manifest)
             with _Journal(self.folder / "journal", data, plan, chunks, resumable) as journal:
                 os.truncate(data, layout.nbytes)
-                check_space(out.parent, max(0, layout.nbytes - getattr(data.stat(), "st_blocks", 0) * 512), out)
+                check_space(out, layout.nbytes, data)
                 fetch = _Fetch(self.remote, data, chunks, journal, progress)
                 if journal.total:
                     log.info("%s: going on: %s of %s are there", self.where, amount(journal.total), amount(fetch.total))
@@ -151,6 +150,19 @@ class RemoteSource:
             ) from error
         shutil.rmtree(self.folder)
         return layout.nbytes
+
+    def verify(self, path: Path, layout: Layout, manifest: Manifest | None, progress: Progress | None = None) -> None:
+        """Compare the written file at `path` with the manifest, which must be there."""
+        entries = self._required(manifest).expected(self.twin.gguf, layout.tensors)
+        verify_copy(path, layout, entries, progress, with_source=False)
+
+    def _required(self, manifest: Manifest | None) -> Manifest:
+        if manifest is None:
+            raise GgufError(
+                f"{self.where}: --verify needs a manifest, and there is no manifest.json beside the twin; "
+                "name one with --manifest, or leave out --verify"
+            )
+        return manifest
 
     def _verify(
         self,
@@ -228,10 +240,10 @@ def open_remote(location: str, out: Path | None, *, legacy_type_42: bool = False
         return
     if not out.parent.is_dir():
         raise GgufError(f"{out}: the folder {out.parent} does not exist")
-    remote, folder = Remote(location), out.with_name(f".{out.name}.fetch")
+    remote, folder = Remote(location), _folder(out)
     try:
         folder.mkdir(exist_ok=True)
-        with _lock(folder, out):
+        with open(folder / "lock", "wb") as lock, locked(lock, out):
             try:
                 yield RemoteSource(remote, folder, legacy_type_42=legacy_type_42)
             finally:
@@ -241,20 +253,8 @@ def open_remote(location: str, out: Path | None, *, legacy_type_42: bool = False
         raise GgufError(f"{folder}: {error.strerror or error}") from error
 
 
-@contextmanager
-def _lock(folder: Path, out: Path) -> Iterator[None]:
-    """Refuse two runs with the same output; where the system has no such locks, do nothing."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(folder / "lock", "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise GgufError(f"{out}: another run is fetching to it") from None
-        yield
+def _folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.fetch")
 
 
 class _Head:

@@ -13,7 +13,7 @@ from .remote import open_remote
 from .selection import Selection
 from .transport import Remote, is_remote
 from .twin import Twin
-from .writing import Layout, Progress
+from .writing import Layout, Progress, partial_path
 
 log = logging.getLogger("prune-dual")
 
@@ -30,6 +30,8 @@ class Source(Protocol):
 
     def fetched_nbytes(self, selection: Selection) -> int: ...  # noqa: D102
 
+    def begun(self, out: Path) -> Path: ...  # noqa: D102
+
     def write(  # noqa: D102
         self,
         selection: Selection,
@@ -40,6 +42,10 @@ class Source(Protocol):
         verify: bool = False,
         progress: Progress | None = None,
     ) -> int: ...
+
+    def verify(  # noqa: D102
+        self, path: Path, layout: Layout, manifest: Manifest | None, progress: Progress | None = None
+    ) -> None: ...
 
 
 class LocalSource:
@@ -63,6 +69,10 @@ class LocalSource:
         """Bytes to fetch: none."""
         return 0
 
+    def begun(self, out: Path) -> Path:
+        """Where the bytes of `out` are until it is complete."""
+        return partial_path(out)
+
     def write(
         self,
         selection: Selection,
@@ -76,10 +86,14 @@ class LocalSource:
         """Write the selected variants to `out`; with `verify`, read them back and compare before it gets its name."""
 
         def check(path: Path, layout: Layout) -> None:
-            entries = manifest.expected(self.twin.gguf, layout.tensors) if manifest else None
-            verify_copy(path, layout, entries, progress)
+            self.verify(path, layout, manifest, progress)
 
         return prune(self.twin, selection, out, force=force, progress=progress, check=check if verify else None)
+
+    def verify(self, path: Path, layout: Layout, manifest: Manifest | None, progress: Progress | None = None) -> None:
+        """Compare the written file at `path` with the twin, and with the manifest if there is one."""
+        entries = manifest.expected(self.twin.gguf, layout.tensors) if manifest else None
+        verify_copy(path, layout, entries, progress)
 
 
 @contextmanager

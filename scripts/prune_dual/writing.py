@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from .container import CHUNK, DEFAULT_ALIGNMENT, Kv, Span, Tensor, encode_str, padded
 from .errors import MIB, GgufError, amount
+from .hashing import sha256_span
 
 READ = MIB  # what passes through our memory: more is slower, as it leaves the processor's cache
 
@@ -87,9 +88,9 @@ def write_gguf(
     path, layout = Path(path), lay_out(kv, tensors, alignment)
     spans = [part for part in layout.head if isinstance(part, Span)] + [tensor.data for tensor in layout.tensors]
     check_output(path, {span.path for span in spans}, force)
-    check_space(path.parent, layout.nbytes, path)
     try:
         with _partial(path) as out, ExitStack() as stack:
+            check_space(path, layout.nbytes, partial_path(path))
             sources: dict[Path, BinaryIO] = {}
 
             def copy(span: Span) -> None:
@@ -128,24 +129,84 @@ def check_output(path: Path, sources: Iterable[Path], force: bool) -> None:
             raise GgufError(f"{path}: exists already; --force replaces it")
 
 
-def check_space(folder: Path, nbytes: int, what: object) -> None:
-    """Raise a GgufError unless `nbytes` bytes more fit on the file system of `folder`."""
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        raise GgufError(f"{what}: needs {amount(nbytes)}, {folder} has {amount(free)} free")
+def check_space(path: Path, nbytes: int, begun: Path) -> str:
+    """Say in one line what `path` needs and its disk has, beside what of its `nbytes` bytes the file `begun` holds.
+
+    Raises
+    ------
+    GgufError
+        with that line, if it is too little.
+    """
+    have = getattr(begun.stat(), "st_blocks", 0) * 512 if begun.exists() else 0
+    need, free = max(0, nbytes - have), shutil.disk_usage(path.parent).free
+    line = f"{path}: needs {amount(need)}, {path.parent} has {amount(free)} free"
+    if need > free:
+        raise GgufError(line)
+    return line
+
+
+def same_head(path: Path, layout: Layout) -> bool:
+    """Whether the file at `path` has the size of `layout`, and its bytes before the tensors' data."""
+    if path.stat().st_size != layout.nbytes:
+        return False
+    at = 0
+    for part in layout.head:
+        nbytes = part.nbytes if isinstance(part, Span) else len(part)
+        if sha256_span(Span(path, at, nbytes)) != sha256_span(part):
+            return False
+        at += nbytes
+    return True
+
+
+def partial_path(path: Path) -> Path:
+    """Where the file `path` is until it is complete; always the same, so that nothing piles up after a kill."""
+    return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def _partial(path: Path) -> Iterator[BinaryIO]:
-    """Yield an unbuffered file beside `path` that is renamed to it at the end, or removed on any failure."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb", buffering=0) as out:
+    """Yield an empty unbuffered file beside `path` that is renamed to it at the end, or removed on any failure."""
+    partial = partial_path(path)
+    with open(partial, "r+b", buffering=0, opener=_create) as out, locked(out, path):
+        # between open and lock the run that had it may have given it its name
+        if not (partial.exists() and os.path.samestat(os.fstat(out.fileno()), partial.stat())):
+            raise GgufError(f"{path}: another run has just written it")
+        try:
+            out.truncate(0)
             yield out
             os.fsync(out.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _create(path: str, flags: int) -> int:
+    # neither cut, which is for the holder of the lock alone, nor appended to, which copies within the kernel refuse
+    return os.open(path, flags | os.O_CREAT, 0o666)
+
+
+@contextmanager
+def locked(file: BinaryIO, out: Path) -> Iterator[None]:
+    """Hold the lock on `file`, which stands for writing `out`; where the system has no such locks, do nothing.
+
+    Raises
+    ------
+    GgufError
+        if another run holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise GgufError(f"{out}: another run is writing it") from None
+    except OSError:
+        pass  # a file system without locks
+    yield
 
 
 def _copy(source: BinaryIO, span: Span, out: BinaryIO, progress: Progress | None, total: int) -> None:

@@ -1,11 +1,13 @@
 """prune-dual as users run it: the one file, copied to an empty folder."""
 
+import fcntl
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -14,6 +16,7 @@ import gguf_files
 from gguf_files import BAD_IQ3_A770, CODEBOOK, IQ3_A770, Q3_K, Q4_K, Q6_K, Raw, expert, filled, small_twin, twin_keys
 from phase_twin.single_file import single_file
 from prune_dual import IQ3_A770_LEGACY, MIB, Gguf, GgufError, Twin, prune, select
+from prune_dual.cli import main
 
 GATES = [expert(layer, "gate") for layer in range(4)]
 
@@ -185,6 +188,9 @@ def test_wrong_usage_is_exit_code_2(run, twin, tmp_path, arguments):
         (["--variant", "1", "--out", "taken.gguf"], "--force replaces it"),
         (["--variant", "1", "--out", "no/out.gguf"], "does not exist"),
         (["--variant", "1", "--dual", "none.gguf"], "No such file"),
+        (["--variant", "1", "--out", "taken.gguf", "--dry-run"], "--force replaces it"),
+        (["--variant", "1", "--out", "taken.gguf", "--resume"], "is not what would be written"),
+        (["--variant", "1", "--out", "taken.gguf", "--resume", "--dry-run"], "is not what would be written"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(run, twin, tmp_path, arguments, words):
@@ -225,6 +231,91 @@ sys.exit(cli.main(sys.argv[1:]))
     assert process.returncode == 130
     assert stderr.strip() == "prune-dual: interrupted, nothing was written"
     assert files(tmp_path) == before
+
+
+def test_a_killed_run_leaves_what_the_next_overwrites(run, twin, tmp_path):
+    code = """
+import os, signal, sys
+sys.path.insert(0, "prune-dual.py")
+from prune_dual import cli, writing
+copy, written = writing._copy, []
+def killed(*arguments):
+    copy(*arguments)
+    written.append(0)
+    if len(written) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+writing._copy = killed
+cli.main(sys.argv[1:])
+"""
+    arguments = ["--dual", "twin.gguf", "--out", "out.gguf", "--variant", "1"]
+    before = files(tmp_path)
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-I", "-B", "-c", code, *arguments], cwd=tmp_path)
+        assert done.returncode == -signal.SIGKILL
+        assert files(tmp_path) == sorted([*before, ".out.gguf.partial"])
+    assert run(*arguments).returncode == 0
+    assert files(tmp_path) == sorted([*before, "out.gguf"])
+    prune(Twin.read(twin), select(Twin.read(twin), variant=1), tmp_path / "expected.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "expected.gguf").read_bytes()
+
+
+def test_two_runs_to_one_file_are_refused(run, twin, tmp_path):
+    partial = tmp_path / ".out.gguf.partial"
+    with open(partial, "wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b"half of it")
+        other.flush()
+        done = run("--dual", "twin.gguf", "--out", "out.gguf", "--variant", "1")
+        assert (done.returncode, done.stderr) == (1, "prune-dual: out.gguf: another run is writing it\n")
+        assert partial.read_bytes() == b"half of it"
+
+
+def test_resume_takes_a_finished_file(run, twin, tmp_path):
+    arguments = ["--dual", "twin.gguf", "--out", "out.gguf", "--resume"]
+    assert "out.gguf: needs 10" in run(*arguments, "--variant", "1", "--dry-run").stdout
+    assert run(*arguments, "--variant", "1").returncode == 0
+    first = (tmp_path / "out.gguf").stat()
+    assert "out.gguf: is there already as it would be written" in run(*arguments, "--variant", "1", "--dry-run").stdout
+    done = run(*arguments, "--variant", "1", "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "wrote out.gguf" in done.stdout
+    assert (tmp_path / "out.gguf").stat() == first
+    # of another selection it is not the file
+    assert "is not what would be written" in run(*arguments, "--variant", "0").stderr
+    data = bytearray((tmp_path / "out.gguf").read_bytes())
+    data[-1000] ^= 1
+    (tmp_path / "out.gguf").write_bytes(data)
+    assert "does not have the bytes it has in twin.gguf" in run(*arguments, "--variant", "1", "--verify").stderr
+
+
+def test_the_disk_is_looked_at_before_anything_is_written(twin, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out.gguf"
+    out.with_name(".out.gguf.partial").write_bytes(bytes(8 * MIB))  # of a killed run
+    arguments = ["--dual", str(twin), "--out", str(out), "--variant", "1", "--dry-run"]
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=4 * MIB))
+    assert main(arguments) == 0
+    assert re.search(r"out\.gguf: needs [23]\.\d\d MiB, .* has 4\.00 MiB free", capsys.readouterr().out)
+    out.with_name(".out.gguf.partial").unlink()
+    assert main(arguments) == 1
+    assert "4.00 MiB free" in capsys.readouterr().err
+
+
+def test_detected_cards_are_named(twin, tmp_path, caplog, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'Some card, 16384, 16000, 00000000:03:00.0'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("prune_dual.devices.DRM", tmp_path)
+    caplog.set_level("INFO")
+    main(["--dual", str(gguf_files.nex_n2_mini(tmp_path / "mini.gguf", twin=True)), "--vram-gib", "auto", "--dry-run"])
+    assert "found Some card, 16.00 GiB (nvidia-smi)" in caplog.text
+
+
+def test_an_old_python_is_told(tmp_path, root):
+    (tmp_path / "prune-dual.py").write_bytes(the_tool(root))
+    code = "import sys; sys.version_info = (3, 8); import runpy; runpy.run_path('prune-dual.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "prune-dual: Python 3.11 or newer is needed, this is 3.8\n")
 
 
 def test_package_missing_is_one_sentence(tmp_path, root):
