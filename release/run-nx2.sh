@@ -12,7 +12,7 @@ usage() {
 usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto [--ctx N]] [--print] [-- engine arguments]
 
   --sm off    the small phase (variant 0) on one device
-  --sm on     the large phase (variant 1), its layers split over all devices
+  --sm on     the large phase (variant 1), its layers split over all devices by their free memory
   --sm auto   on with two or more devices, off with one, the small phase on the CPU with none (default)
   --budget-mib N   small tensors, the most important ones large, within N MiB of weights
   --vram-gib V     the same for a card of V GiB, or several: 16,12; auto asks the drivers. Counts caches and buffers too;
@@ -20,7 +20,7 @@ usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto 
   --ctx N          tokens of context that --vram-gib plans for, and the engine takes (8192)
   --print     show the command instead of running it
 
-What follows -- goes to the engine, for example: run-nx2.sh -- --port 8081 -c 32768
+What follows -- goes to the engine and wins over what is set here, for example: run-nx2.sh -- --port 8081 -c 32768
 
 Environment:
   NX2_TOOL    program to run (llama-server)
@@ -52,20 +52,27 @@ find_tool() {
     fi
 }
 
-# Devices that the engine itself reports; fails if it does not say.
+# integrated graphics share the memory of the CPU: nothing to gain there
+integrated='UHD|Iris'
+
+# One word for each device that the engine itself reports: its MiB free, or "integrated"; fails if it does not say.
 engine_devices() {
-    local listing
+    local listing line free
     listing=$("$1" --list-devices </dev/null 2>/dev/null) || return 1
     [[ $listing == *'Available devices:'* ]] || return 1
-    grep -cE '^ +[A-Za-z]+[0-9]+: ' <<<"$listing" || true
+    while read -r line; do
+        [[ $line =~ ^[A-Za-z]+[0-9]+:\ .*\ ([0-9]+)\ MiB\ free\)$ ]] || continue
+        free=${BASH_REMATCH[1]}
+        [[ ! $line =~ $integrated ]] || free=integrated
+        printf '%s ' "$free"
+    done <<<"$listing"
 }
 
 # Discrete graphics cards of this machine, for engines that do not say.
 machine_devices() {
     local count=0 card vendor
     if command -v sycl-ls >/dev/null; then
-        # integrated graphics share the memory of the CPU: nothing to gain there
-        count=$(sycl-ls 2>/dev/null | grep -E '^\[level_zero:gpu\]' | grep -cvE 'UHD|Iris') || true
+        count=$(sycl-ls 2>/dev/null | grep -E '^\[level_zero:gpu\]' | grep -cvE "$integrated") || true
     fi
     if ((count == 0)) && command -v nvidia-smi >/dev/null; then
         count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || true
@@ -85,14 +92,11 @@ machine_devices() {
 
 # The engine's options for what fits cards of $1 GiB with $2 tokens of context (empty: the tool's default).
 fitting_options() {
-    local python
-    for python in "$here/.venv/bin/python" python3 python; do
-        if "$python" -c 'import sys, gguf; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
-            "$python" "$here/prune-dual.py" --dual "$model" --vram-gib "$1" ${2:+--ctx "$2"} --engine-flags
-            return
-        fi
-    done
-    fail "--vram-gib needs Python 3.11 or newer with gguf; run: python3 -m pip install gguf (or use --budget-mib)"
+    local python=$here/.venv/bin/python
+    [[ -x $python ]] || python=python3
+    command -v "$python" >/dev/null || fail "--vram-gib needs python3; install Python 3.11 or newer, or use --budget-mib"
+    # it says itself what else it misses
+    "$python" "$here/prune-dual.py" --dual "$model" --vram-gib "$1" ${2:+--ctx "$2"} --engine-flags
 }
 
 phase=
@@ -154,7 +158,21 @@ fi
 
 tool=$(find_tool "${NX2_TOOL:-llama-server}")
 model=${NX2_MODEL:-$here/$twin}
-devices=$(engine_devices "$tool" || machine_devices)
+# The engine splits by free memory itself, but would take integrated graphics for one more card: they get no share.
+# Without sizes that is left to the engine.
+shares=
+if listed=$(engine_devices "$tool"); then
+    devices=0
+    for free in $listed; do
+        if [[ $free == integrated ]]; then free=0; else devices=$((devices + 1)); fi
+        # a slash, since a comma starts another test in llama-bench
+        shares+=${shares:+/}$free
+    done
+    # a card that does not tell its memory
+    [[ " $listed" != *' 0 '* ]] || shares=
+else
+    devices=$(machine_devices)
+fi
 
 if [[ $phase == auto ]]; then
     if ((devices >= 2)); then phase=on; else phase=off; fi
@@ -177,8 +195,13 @@ fi
 if ((devices == 0)); then
     placement=(-ngl "${NX2_NGL:-0}")
     note "no graphics card found: $what on the CPU"
-elif [[ $phase == on || " ${weights[*]} " == *' -ts '* ]] || { [[ -n $budget ]] && ((devices > 1)); }; then
+elif [[ " ${weights[*]} " == *' -sm '* ]]; then
+    # what fits several cards comes with its split
+    placement=(-ngl "${NX2_NGL:-999}")
+    note "$what, layers split over the cards"
+elif [[ $phase == on ]] || { [[ -n $budget ]] && ((devices > 1)); }; then
     placement=(-sm layer -ngl "${NX2_NGL:-999}")
+    [[ $shares != */* ]] || placement+=(-ts "$shares")
     note "$what, layers split over $devices device(s)"
     [[ $phase != on ]] || ((devices > 1)) || note "only one device: the large phase may not fit its memory"
 else
