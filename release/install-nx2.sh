@@ -1,34 +1,82 @@
 #!/usr/bin/env bash
-# Cut the twin to one file that fits a card, and write a launcher for it. The twin is kept. From an address, only what
-# goes into that file is fetched.
+# Cut the twin to one file that fits a card, and write a launcher for it. From an address, only what goes into that file
+# is fetched. A step that was done before is not done again, so that an interrupted run goes on when it is repeated.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 dual=$here/'{{ twin.name }}'
+built=$here/build/out/bin
 out=
 vram=
 ctx=
+keeps=
+deletes=
 yes=
 
 usage() {
     cat <<'EOF'
-usage: install-nx2.sh [--vram-gib N] [--ctx N] [--dual PATH|URL] [--out PATH] [--keep-dual] [--yes]
+usage: install-nx2.sh [--vram-gib N] [--ctx N] [--dual PATH|URL] [--out PATH] [--keep-dual | --delete-dual] [--yes]
 
-  --vram-gib N  memory of the card in GiB, such as 16, or of several, such as 16,12 (what the drivers report)
-  --ctx N       tokens of context to leave room for (8192)
-  --dual PATH   the twin (the one beside this script); or where to fetch from: https://..., hf://OWNER/REPOSITORY/FILE
-  --out PATH    the file to write (the twin's name with the size or -fitted, beside the twin; beside this script if it
-                is fetched)
-  --keep-dual   keep the twin: always the case, the option is here for scripts that pass it
-  --yes         ask nothing; also set up a Python environment beside this script if a package is missing
+  --vram-gib N   memory of the card in GiB, such as 16, or of several, such as 16,12 (what the drivers report)
+  --ctx N        tokens of context to leave room for (8192)
+  --dual PATH    the twin (the one beside this script); or where to fetch from: https://..., hf://OWNER/REPOSITORY/FILE
+  --out PATH     the file to write (the twin's name with the size or -fitted, beside the twin; beside this script if it
+                 is fetched)
+  --keep-dual    keep the twin (default)
+  --delete-dual  delete the twin when the fitted file has been compared with it, and with manifest.json beside it, and
+                 the engine has loaded the file
+  --yes          ask nothing; also set up a Python environment beside this script if a package is missing
 
-Writes the fitted file and a launcher run-<fitted file>.sh beside it.
+Writes the fitted file and a launcher run-<fitted file>.sh beside it. Interrupted, it goes on when it is called again.
 EOF
 }
 
 fail() {
     printf 'install-nx2.sh: %s\n' "$*" >&2
     exit 1
+}
+
+# The program $1 with its folder, as far as it can be found; the launcher has this function, too.
+find_tool() {
+    if [[ $1 == */* ]]; then
+        printf '%s' "$1"
+    elif [[ -n ${NX2_BIN:-} ]]; then
+        printf '%s' "$NX2_BIN/$1"
+    elif [[ -x $built/$1 ]]; then
+        printf '%s' "$built/$1"
+    else
+        command -v "$1" || printf '%s' "$1"
+    fi
+}
+
+# The launcher of $out, with the engine's options $@.
+launcher_text() {
+    cat <<'EOF'
+#!/usr/bin/env bash
+# Start the engine on the fitted file as it was fitted for; arguments go to the engine and win over that. NX2_* work
+# as in run-nx2.sh.
+set -euo pipefail
+EOF
+    printf 'model=%q\n' "$out"
+    printf 'options=('
+    (($# == 0)) || printf "'%s' " "$@"
+    printf ')\n'
+    printf 'built=%q\n' "$built"
+    declare -f find_tool
+    cat <<'EOF'
+tool=$(find_tool "${NX2_TOOL:-llama-server}")
+if ! command -v "$tool" >/dev/null; then
+    printf 'no program %s; run build/build.sh first, or set NX2_BIN\n' "$tool" >&2
+    exit 1
+fi
+if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh ]]; then
+    set +eu
+    # shellcheck source=/dev/null
+    source "${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh" --force >/dev/null 2>&1
+    set -eu
+fi
+exec "$tool" -m "$model" -ngl "${NX2_NGL:-999}" "${options[@]}" "$@"
+EOF
 }
 
 packages=(gguf numpy)
@@ -66,7 +114,14 @@ while (($#)); do
             esac
             shift 2
             ;;
-        --keep-dual) shift ;;
+        --keep-dual)
+            keeps=yes
+            shift
+            ;;
+        --delete-dual)
+            deletes=yes
+            shift
+            ;;
         --yes)
             yes=yes
             shift
@@ -81,7 +136,9 @@ done
 
 [[ $vram =~ ^([0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?)*)?$ ]] || fail "--vram-gib is '$vram'; it must be a number such as 16, or several: 16,12"
 [[ $ctx =~ ^([1-9][0-9]*)?$ ]] || fail "--ctx is '$ctx'; it must be a number of tokens such as 8192"
+[[ -z $keeps || -z $deletes ]] || fail "--keep-dual and --delete-dual exclude each other"
 if [[ $dual =~ ^(https?|hf):// ]]; then
+    [[ -z $deletes ]] || fail "--delete-dual is for a twin on this disk; $dual is an address"
     fetched=yes
     kept="run again to go on with what was fetched"
     packages+=(requests)
@@ -97,70 +154,61 @@ else
     [[ -f $dual ]] || fail "no twin at $dual; give its path or address with --dual"
     name=$dual
 fi
+if [[ -n $deletes ]]; then
+    # removing a link would free nothing
+    [[ ! -L $dual ]] || fail "--delete-dual: $dual is a link; pass the file itself: --dual $(readlink -f "$dual")"
+    loader=$(find_tool llama-completion)
+    command -v "$loader" >/dev/null ||
+        fail "--delete-dual loads the fitted file first and there is no $loader; run build/build.sh, or set NX2_BIN"
+fi
 suffix=fitted
 [[ -z $vram ]] || suffix=${vram//,/+}gib
 [[ -n $out ]] || out=${name%.gguf}-$suffix.gguf
 folder=$(cd "$(dirname "$out")" && pwd -P) || fail "the folder of $out does not exist"
 out=$folder/$(basename "$out")
-[[ ! -e $out ]] || fail "$out is there already; remove it, or choose another name with --out"
 launcher=$folder/run-$(basename "$out" .gguf).sh
-[[ ! -e $launcher ]] || fail "$launcher is there already; remove it, or choose another name with --out"
 
 python=$(find_python)
-prune=("$python" "$here/prune-dual.py" --dual "$dual" --vram-gib "${vram:-auto}")
+prune=("$python" "$here/prune-dual.py" --dual "$dual" --out "$out" --resume --vram-gib "${vram:-auto}")
 [[ -z $ctx ]] || prune+=(--ctx "$ctx")
 if [[ -n $vram ]]; then
     printf 'What fits %s GiB:\n' "$vram"
 else
     printf 'What fits the cards that were found:\n'
 fi
-"${prune[@]}" --dry-run || fail "nothing was written"
+proposal=$("${prune[@]}" --dry-run) || fail "nothing was written"
+printf '%s\n' "$proposal"
+# what the file is fitted for: context, caches, and which card gets which layers
+read -r -a options <<<"$(sed -n 's/^start the engine with: //p' <<<"$proposal")"
+text=$(launcher_text "${options[@]}")
+[[ ! -e $launcher || $(<"$launcher") == "$text" ]] ||
+    fail "$launcher is there already and starts something else; remove it, or choose another name with --out"
+
 if [[ -z $yes ]]; then
     [[ -t 0 ]] || fail "nothing was written; pass --yes to go on without a question"
-    read -r -p "Write $out? [y/N] " answer
+    question="Write $out"
+    [[ -z $deletes ]] || question+=", and delete $dual when the engine has loaded it"
+    read -r -p "$question? [y/N] " answer
     [[ $answer =~ ^[Yy] ]] || fail "nothing was written"
 fi
-report=$("${prune[@]}" --out "$out") || fail "the fitted file was not written; $kept"
-printf '%s\n' "$report"
-# what the file was fitted for: context, caches, and which card gets which layers
-read -r -a options <<<"$(sed -n 's/^start the engine with: //p' <<<"$report")"
 
-cat >"$launcher.partial" <<'EOF'
-#!/usr/bin/env bash
-# Start the engine on the fitted file as it was fitted for; arguments go to the engine and win over that. NX2_* work
-# as in run-nx2.sh.
-set -euo pipefail
-EOF
-{
-    printf 'model=%q\n' "$out"
-    printf 'options=('
-    [[ -z ${options[*]-} ]] || printf "'%s' " "${options[@]}"
-    printf ')\n'
-    printf 'built=%q\n' "$here/build/out/bin"
-    cat <<'EOF'
-tool=${NX2_TOOL:-llama-server}
-if [[ $tool != */* ]]; then
-    if [[ -n ${NX2_BIN:-} ]]; then
-        tool=$NX2_BIN/$tool
-    elif [[ -x $built/$tool ]]; then
-        tool=$built/$tool
-    fi
+[[ -z $deletes ]] || prune+=(--verify)
+"${prune[@]}" >/dev/null || fail "the fitted file was not written; $kept"
+if [[ ! -e $launcher ]]; then
+    printf '%s\n' "$text" >"$launcher.partial"
+    chmod +x "$launcher.partial"
+    mv "$launcher.partial" "$launcher"
 fi
-if ! command -v "$tool" >/dev/null; then
-    printf 'no program %s; run build/build.sh first, or set NX2_BIN\n' "$tool" >&2
-    exit 1
-fi
-if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh ]]; then
-    set +eu
-    # shellcheck source=/dev/null
-    source "${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh" --force >/dev/null 2>&1
-    set -eu
-fi
-exec "$tool" -m "$model" -ngl "${NX2_NGL:-999}" "${options[@]}" "$@"
-EOF
-} >>"$launcher.partial"
-chmod +x "$launcher.partial"
-mv "$launcher.partial" "$launcher"
-
 printf '\nMade:\n  %s\n  %s\n' "$out" "$launcher"
-[[ -n $fetched ]] || printf 'The twin stays: %s\n' "$dual"
+
+if [[ -n $deletes ]]; then
+    printf 'Loading it\n'
+    if ! said=$(NX2_TOOL=llama-completion "$launcher" -p Hello -n 1 -no-cnv </dev/null 2>&1); then
+        printf '%s\n' "$said" | tail -n 5 >&2
+        fail "the engine does not load $out; the twin is kept: $dual"
+    fi
+    rm -- "$dual"
+    printf 'Deleted: %s\n' "$dual"
+elif [[ -z $fetched ]]; then
+    printf 'The twin stays: %s\n' "$dual"
+fi

@@ -20,7 +20,8 @@ ENGINE = load_sources(ROOT / "config/sources.yaml").engine.model_dump()
 BUILT = shlex.split("llama-server llama-cli llama-completion llama-bench llama-quantize llama-imatrix llama-perplexity")
 # what the scripts call beside the programs under test
 SYSTEM = shlex.split(
-    "bash basename cat chmod cp cut dirname env git grep gzip id ls mkdir mv nproc readlink rm sed sha256sum tar touch"
+    "bash basename cat chmod cp cut dirname env git grep gzip id ls mkdir mv nproc readlink rm sed sha256sum tail tar "
+    "touch"
 )
 SHELLCHECK = shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck"))
 
@@ -309,10 +310,16 @@ if "auto" in args and not os.environ.get("CARD"):
 print("promoted 3 of 120")
 ctx = args[args.index("--ctx") + 1] if "--ctx" in args else "8192"
 print(f"start the engine with: -c {ctx} -np 1 -ts 24.5,16.5")
+dual, out = (args[args.index(name) + 1] for name in ("--dual", "--out"))
+content = dual.encode() if "://" in dual else open(dual, "rb").read()
+content += b" fitted"
+assert "--resume" in args
+if os.path.exists(out) and open(out, "rb").read() != content:
+    sys.exit(f"prune-dual: {out}: exists already")
 if "--dry-run" not in args:
-    dual = args[args.index("--dual") + 1]
-    content = dual.encode() if "://" in dual else open(dual, "rb").read()
-    open(args[args.index("--out") + 1], "wb").write(content + b" fitted")
+    open(out, "wb").write(content)
+    if os.environ.get("PRUNED"):
+        open(os.environ["PRUNED"], "w").write(" ".join(args))
 """
 
 
@@ -425,13 +432,76 @@ def test_install_faults(install, release, fakes, arguments, message):
     assert sorted(release.iterdir()) == before
 
 
-def test_install_keeps_what_is_there(install, release, fakes):
-    out = release / "Some Model-twin-16gib.gguf"
-    out.write_bytes(b"mine")
+@pytest.mark.parametrize("name", ["Some Model-twin-16gib.gguf", "run-Some Model-twin-16gib.sh"])
+def test_install_keeps_what_is_there(install, release, fakes, name):
+    (release / name).write_bytes(b"mine")
+    before = sorted(release.iterdir())
     done = run(install, "--vram-gib", "16", "--yes", path=fakes)
     assert done.returncode == 1
-    assert "is there already" in done.stderr
-    assert out.read_bytes() == b"mine"
+    assert name in done.stderr
+    assert (release / name).read_bytes() == b"mine"
+    assert sorted(release.iterdir()) == before
+
+
+def test_install_again_does_nothing(install, release, fakes):
+    launcher = release / "run-Some Model-twin-16gib.sh"
+    assert run(install, "--vram-gib", "16", "--yes", path=fakes).returncode == 0
+    first = launcher.stat()
+    done = run(install, "--vram-gib", "16", "--yes", path=fakes)
+    assert (done.returncode, launcher.stat()) == (0, first)
+    done = run(install, "--vram-gib", "16", "--ctx", "512", "--yes", path=fakes)
+    assert "starts something else" in done.stderr
+    assert launcher.stat() == first
+
+
+DELETE = ("--vram-gib", "16", "--delete-dual", "--yes")
+
+
+def test_install_deletes_the_twin_when_the_file_was_verified_and_loaded(install, release, fakes, tmp_path):
+    twin, fitted = release / TWIN, release / "Some Model-twin-16gib.gguf"
+    loaded = tmp_path / "loaded"
+    # the twin must be there while the engine loads the fitted file
+    body = f"[[ -f {shlex.quote(str(twin))} ]] && printf '%s|' \"$@\" >{shlex.quote(str(loaded))}"
+    program(release / "build/out/bin", "llama-completion", body)
+    done = run(install, *DELETE, path=fakes, PRUNED=str(tmp_path / "pruned"))
+    assert done.returncode == 0, done.stderr
+    assert "--verify" in (tmp_path / "pruned").read_text().split()
+    assert loaded.read_text().startswith(f"-m|{fitted}|-ngl|999|-c|8192|")
+    assert not twin.exists()
+    assert f"Deleted: {twin}" in done.stdout
+    assert fitted.exists()
+
+
+def test_install_keeps_the_twin_when_the_file_does_not_load(install, release, fakes):
+    program(release / "build/out/bin", "llama-completion", "echo 'out of memory' >&2; exit 1")
+    done = run(install, *DELETE, path=fakes)
+    assert done.returncode == 1
+    assert "out of memory\ninstall-nx2.sh: the engine does not load" in done.stderr
+    assert (release / TWIN).exists()
+    # with what was wrong put right, it goes on
+    program(release / "build/out/bin", "llama-completion", "exit 0")
+    assert run(install, *DELETE, path=fakes).returncode == 0
+    assert not (release / TWIN).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--delete-dual loads the fitted file first and there is no llama-completion; run build/build.sh"),
+        (["--keep-dual"], "--keep-dual and --delete-dual exclude each other"),
+        (["--dual", "https://some.host/x.gguf"], "--delete-dual is for a twin on this disk"),
+        (["--dual", "link.gguf"], "--delete-dual: link.gguf is a link; pass the file itself: --dual "),
+    ],
+)
+def test_install_refuses_to_delete(install, release, fakes, tmp_path, arguments, message):
+    (tmp_path / "link.gguf").symlink_to(release / TWIN)
+    arguments = [str(tmp_path / word) if word == "link.gguf" else word for word in arguments]
+    before = sorted(release.iterdir())
+    done = run(install, *DELETE, *arguments, path=fakes)
+    assert done.returncode == 1
+    assert done.stderr.replace(f"{tmp_path}/link", "link").startswith(f"install-nx2.sh: {message}")
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(release.iterdir()) == before
 
 
 def test_install_without_gguf_says_what_to_install(install, fakes):

@@ -1,0 +1,102 @@
+"""install-nx2.sh on the nano release, with the real engine: interrupted at each step, and called again."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prune_dual import VARIANT_PREFIX, Gguf
+
+pytestmark = pytest.mark.nano
+
+TWIN = "Nex-N2-nano-twin.gguf"
+FITTED, LAUNCHER = "Nex-N2-nano-twin-0.518gib.gguf", "run-Nex-N2-nano-twin-0.518gib.sh"
+INSTALL = ("./install-nx2.sh", "--vram-gib", "0.518", "--ctx", "512", "--yes", "--delete-dual")
+# sourced by the script: sends it a signal just before the command that matches
+KILLER = "trap 'if [[ $BASH_COMMAND == $KILL_AT ]]; then kill -$KILL_BY $$; fi' DEBUG\n"
+STEPS = ["proposal=*", "text=*", '"${prune[@]}" > *', "[[ ! -e $launcher ]]", "chmod *", "mv *", "said=*", "rm *"]
+
+
+@pytest.fixture
+def release(nano, tmp_path) -> Path:
+    """A release with its twin, as downloaded."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    for name in ("install-nx2.sh", "prune-dual.py", "manifest.json", "curve.json", TWIN):
+        shutil.copy2(nano / "release" / name, folder)
+    return folder
+
+
+@pytest.fixture
+def call(release, engine_bin):
+    """Run a command in the release's folder."""
+
+    def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        base = os.environ | {"PATH": path, "NX2_BIN": str(engine_bin("llama-completion").parent)}
+        done = subprocess.run(
+            command, cwd=release, env=base | env, text=True, capture_output=True, stdin=subprocess.DEVNULL
+        )
+        done.stdout += done.stderr
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("step", "name"), [*((step, "SIGKILL") for step in STEPS), ("mv *", "SIGTERM"), ("said=*", "SIGINT")]
+)
+def test_an_interrupted_installation_goes_on(release, call, tmp_path, step, name):
+    killer = tmp_path / "killer"
+    killer.write_text(KILLER)
+    done = call(*INSTALL, BASH_ENV=str(killer), KILL_AT=step, KILL_BY=name.removeprefix("SIG"))
+    assert done.returncode == -signal.Signals[name], done.stdout
+    assert (release / TWIN).exists()
+
+    done = call(*INSTALL)
+    assert done.returncode == 0, done.stdout
+    assert sorted(path.name for path in release.iterdir()) == sorted(
+        [FITTED, LAUNCHER, "install-nx2.sh", "prune-dual.py", "manifest.json", "curve.json"]
+    )
+    assert not [key for key in Gguf.read(release / FITTED).kv if key.startswith(VARIANT_PREFIX)]
+
+
+def test_a_damaged_twin_is_kept(release, call):
+    with open(release / TWIN, "r+b") as file:
+        file.seek(Gguf.read(release / TWIN).data_start + 1000)
+        file.write(b"other bytes")
+    done = call(*INSTALL)
+    assert done.returncode == 1
+    assert "but the manifest says" in done.stdout
+    assert (release / TWIN).exists()
+    assert not (release / FITTED).exists()
+
+
+def test_a_fitted_file_that_was_damaged_since_is_not_enough(release, call):
+    done = call(*INSTALL[:-1])
+    assert done.returncode == 0, done.stdout
+    with open(release / FITTED, "r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        file.write(b"other bytes")
+    done = call(*INSTALL)
+    assert done.returncode == 1
+    assert "does not have the bytes it has in" in done.stdout
+    assert (release / TWIN).exists()
+
+
+def test_the_card_that_was_detected_is_named(release, call, tmp_path):
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'Some card, 531, 500, 00000000:03:00.0'\n")
+    program.chmod(0o755)
+    path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = call("./install-nx2.sh", "--ctx", "512", PATH=path)
+    assert done.returncode == 1
+    assert "found Some card, 531.00 MiB (nvidia-smi)" in done.stdout
+    assert "of the promotion" in done.stdout  # the table of what each choice gives
+    assert "predicted KLD" in done.stdout
+    assert "pass --yes" in done.stdout
