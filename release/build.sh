@@ -11,9 +11,11 @@ package='{{ engine.sdist.package }}'
 version='{{ engine.sdist.version }}'
 sdist_sha256='{{ engine.sdist.sha256 }}'
 subdir='{{ engine.sdist.subdir }}'
-programs=(llama-server llama-cli llama-completion llama-bench llama-quantize llama-imatrix llama-perplexity)
+programs=(
+    llama-server llama-cli llama-completion llama-bench llama-quantize llama-imatrix llama-perplexity llama-variant-info
+)
 
-backend=sycl
+backend=
 f16=OFF
 source=auto
 jobs=$(nproc 2>/dev/null || echo 2)
@@ -22,10 +24,19 @@ out=$here/out
 
 usage() {
     cat <<EOF
-usage: build.sh [--cpu | --f16] [--source auto|git|sdist] [--jobs N] [-- cmake arguments]
+usage: build.sh [--cpu | --cuda | --hip | --vulkan | --f16] [--source auto|git|sdist] [--jobs N] [-- cmake arguments]
 
-  --cpu        build for the CPU only (default: SYCL for Intel graphics, which needs oneAPI)
+Builds for Intel graphics (SYCL, which needs oneAPI), or with one of these:
+
+  --cpu        for the CPU only
+  --cuda       for NVIDIA cards
+  --hip        for AMD cards
+  --vulkan     for cards with a Vulkan driver
   --f16        SYCL kernels that calculate in half precision (GGML_SYCL_F16)
+
+Only SYCL and the CPU have kernels for IQ3_A770: with --cuda, --hip and --vulkan the experts in 3 bits stay in the
+machine's memory and are computed on its CPU, everything else on the card.
+
   --source     where llama.cpp $tag comes from: git, the $package package, or git first (auto)
   --jobs N     parallel jobs ($jobs)
 
@@ -40,8 +51,9 @@ fail() {
 
 while (($#)); do
     case $1 in
-        --cpu)
-            backend=cpu
+        --cpu | --cuda | --hip | --vulkan)
+            [[ -z $backend || $backend == "${1#--}" ]] || fail "--$backend and $1 exclude each other"
+            backend=${1#--}
             shift
             ;;
         --f16)
@@ -69,7 +81,8 @@ while (($#)); do
 done
 [[ $source =~ ^(auto|git|sdist)$ ]] || fail "--source is '$source'; it can be auto, git or sdist"
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || fail "--jobs is '$jobs'; it must be a number from 1"
-[[ $backend$f16 != cpuON ]] || fail "--f16 is for SYCL; leave out --cpu or --f16"
+[[ -z $backend || $f16 == OFF ]] || fail "--f16 is for SYCL; leave out --$backend or --f16"
+[[ -n $backend ]] || backend=sycl
 [[ -f $patch ]] || fail "no $patch; this script belongs in the release's folder build"
 patch_sha256=$(sha256sum <"$patch" | cut -d' ' -f1)
 
@@ -80,9 +93,11 @@ flags=(
     -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
     "-DLLAMA_BUILD_NUMBER=${tag#b}" "-DLLAMA_BUILD_COMMIT=${commit:0:9}-${patch_sha256:0:8}"
 )
-if [[ $backend == sycl ]]; then
-    flags+=(-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx "-DGGML_SYCL_F16=$f16")
-fi
+case $backend in
+    sycl) flags+=(-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx "-DGGML_SYCL_F16=$f16") ;;
+    cpu) ;;
+    *) flags+=("-DGGML_${backend^^}=ON") ;;
+esac
 flags+=("$@")
 
 # What a finished build was made of; absent until it is finished.
@@ -101,13 +116,21 @@ fi
 # ---- prerequisites, all of them before anything is fetched
 
 oneapi=${ONEAPI_ROOT:-/opt/intel/oneapi}
-if [[ $backend == sycl ]] && ! command -v icpx >/dev/null && [[ -r $oneapi/setvars.sh ]]; then
+if [[ $backend == sycl && -r $oneapi/setvars.sh ]] && ! { command -v icpx >/dev/null && [[ -n ${MKLROOT:-} ]]; }; then
     # oneAPI's script does not bear strict mode
     set +eu
     # shellcheck source=/dev/null
     source "$oneapi/setvars.sh" --force >/dev/null 2>&1
     set -eu
 fi
+# where their installers put what is not on the PATH
+case $backend in
+    cuda) PATH=$PATH:${CUDA_PATH:-/usr/local/cuda}/bin ;;
+    hip) PATH=$PATH:${ROCM_PATH:-/opt/rocm}/bin ;;
+esac
+has_header() {
+    c++ -E -x c++ ${VULKAN_SDK:+-I"$VULKAN_SDK/include"} - <<<"#include <$1>" >/dev/null 2>&1
+}
 missing=()
 command -v git >/dev/null || missing+=("git (package git): fetches llama.cpp and applies the patch")
 command -v cmake >/dev/null || missing+=("cmake (package cmake)")
@@ -115,15 +138,26 @@ command -v ninja >/dev/null || command -v make >/dev/null || missing+=("ninja or
 if [[ $backend == sycl ]]; then
     { command -v icx && command -v icpx; } >/dev/null ||
         missing+=("icx and icpx (Intel oneAPI Base Toolkit, see BUILD.md); or build with --cpu")
+    [[ -n ${MKLROOT:-} ]] || missing+=("oneMKL: MKLROOT is not set (package intel-oneapi-mkl-devel)")
 else
     command -v c++ >/dev/null || missing+=("c++ (package g++)")
 fi
+case $backend in
+    cuda) command -v nvcc >/dev/null || missing+=("nvcc (NVIDIA's CUDA toolkit, or package nvidia-cuda-toolkit)") ;;
+    hip) command -v hipconfig >/dev/null || missing+=("hipconfig (AMD's ROCm 6.1 or newer with hipBLAS and rocBLAS)") ;;
+    vulkan)
+        command -v glslc >/dev/null || missing+=("glslc (package glslc)")
+        has_header vulkan/vulkan.h || missing+=("vulkan/vulkan.h (package libvulkan-dev)")
+        has_header spirv/unified1/spirv.hpp || missing+=("spirv/unified1/spirv.hpp (package spirv-headers)")
+        ;;
+esac
 if [[ $source == sdist ]] && ! python3 -m pip --version >/dev/null 2>&1; then
     missing+=("pip (package python3-pip): fetches the $package package")
 fi
 if [[ -n ${missing[*]:-} ]]; then
     printf 'build.sh: missing on this machine:\n' >&2
     printf '  %s\n' "${missing[@]}" >&2
+    printf 'The packages are those of Debian and Ubuntu; BUILD.md has the names of other distributions.\n' >&2
     exit 1
 fi
 
@@ -203,6 +237,10 @@ setup=$(printf '%s\n' "$tree" "${generator[@]}" "${flags[@]}" | grep -v LLAMA_BU
 [[ -f $out/setup && $(<"$out/setup") == "$setup" ]] || rm -rf "$out"
 mkdir -p "$out"
 printf '%s\n' "$setup" >"$out/setup"
+if [[ $backend == hip ]]; then
+    HIPCXX=$(hipconfig -l)/clang HIP_PATH=$(hipconfig -R)
+    export HIPCXX HIP_PATH
+fi
 cmake -S "$tree" -B "$out" -G "${generator[0]}" "${flags[@]}"
 cmake --build "$out" -j "$jobs" --target "${programs[@]}"
 for program in "${programs[@]}"; do
@@ -210,3 +248,7 @@ for program in "${programs[@]}"; do
 done
 printf '%s\n' "$wanted" >"$out/built"
 printf '\nBuilt: %s\nStart the model with run-nx2.sh.\n' "$out/bin"
+case $backend in
+    sycl | cpu) ;;
+    *) printf 'Experts in 3 bits are computed on the CPU: --%s has no kernels for them. See BUILD.md.\n' "$backend" ;;
+esac

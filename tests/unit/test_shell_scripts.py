@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "release").glob("*.sh"))
 TWIN = "Some Model-twin.gguf"  # a user may rename it
 ENGINE = load_sources(ROOT / "config/sources.yaml").engine.model_dump()
-BUILT = shlex.split("llama-server llama-cli llama-completion llama-bench llama-quantize llama-imatrix llama-perplexity")
+BUILT = shlex.split(
+    "llama-server llama-cli llama-completion llama-bench llama-quantize llama-imatrix llama-perplexity "
+    "llama-variant-info"
+)
 # what the scripts call beside the programs under test
 SYSTEM = shlex.split(
     "bash basename cat chmod cp cut dirname env git grep gzip id ls mkdir mv nproc readlink rm sed sha256sum tail tar "
@@ -566,7 +569,7 @@ def build(release, fakes, tmp_path):
 
     def call(*arguments: str, **env: str) -> tuple[subprocess.CompletedProcess, list[str]]:
         calls.write_text("")
-        env = {"CALLS": str(calls), "TRUE": shutil.which("true"), "ARCHIVE": str(archive)} | env
+        env = {"CALLS": str(calls), "TRUE": shutil.which("true"), "ARCHIVE": str(archive), "MKLROOT": "/mkl"} | env
         done = run(script, *arguments, path=fakes, **env)
         return done, calls.read_text().splitlines()
 
@@ -629,6 +632,40 @@ def test_build_with_half_precision(build):
     assert done.stderr == "build.sh: --f16 is for SYCL; leave out --cpu or --f16\n"
 
 
+@pytest.mark.parametrize(
+    ("backend", "flag", "needs"),
+    [
+        ("cuda", "-DGGML_CUDA=ON", ["nvcc"]),
+        ("hip", "-DGGML_HIP=ON", ["hipconfig"]),
+        ("vulkan", "-DGGML_VULKAN=ON", ["glslc", "vulkan/vulkan.h", "spirv/unified1/spirv.hpp"]),
+    ],
+)
+def test_build_for_another_backend(build, fakes, backend, flag, needs):
+    # the compiler finds no header
+    program(fakes, "c++", "exit 1")
+    done, calls = build(f"--{backend}", ROCM_PATH="/no/such/folder", CUDA_PATH="/no/such/folder")
+    assert (done.returncode, calls) == (1, [])
+    assert [line.split()[0] for line in done.stderr.splitlines()[1:-1]] == needs
+    for name in (*needs, "c++"):
+        program(fakes, name.replace("/", "-"), "echo /opt/some")
+    done, calls = build(f"--{backend}")
+    assert done.returncode == 0, done.stderr
+    assert flag in calls[0].split()
+    assert "SYCL" not in calls[0]
+    assert "Experts in 3 bits are computed on the CPU" in done.stdout
+    assert build(f"--{backend}")[1] == []
+    # another backend is another build
+    done, calls = build("--cpu")
+    assert (done.returncode, len(calls)) == (0, 2)
+    assert "Experts" not in done.stdout
+
+
+def test_build_for_one_backend_at_a_time(build):
+    done, calls = build("--cuda", "--vulkan")
+    assert (done.returncode, calls) == (1, [])
+    assert done.stderr == "build.sh: --cuda and --vulkan exclude each other\n"
+
+
 def test_build_sources_oneapi(build, fakes, tmp_path):
     """The compilers are found by oneAPI's script, which does not bear strict mode nor the user's arguments."""
     oneapi = tmp_path / "oneapi"
@@ -636,9 +673,9 @@ def test_build_sources_oneapi(build, fakes, tmp_path):
         (fakes / name).unlink()
         program(oneapi / "bin", name, "exit 0")
     (oneapi / "setvars.sh").write_text(
-        f'false; echo "$unset_variable" >/dev/null; [[ $* == --force ]] && export PATH={oneapi}/bin:$PATH\n'
+        f'false; echo "$unset_variable" >/dev/null; [[ $* == --force ]] && export MKLROOT=/ PATH={oneapi}/bin:$PATH\n'
     )
-    done, calls = build("--jobs", "2", ONEAPI_ROOT=str(oneapi))
+    done, calls = build("--jobs", "2", ONEAPI_ROOT=str(oneapi), MKLROOT="")
     assert done.returncode == 0, done.stderr
     assert len(calls) == 2
 
@@ -672,9 +709,12 @@ def test_build_refuses_another_package(build, release, tmp_path):
 def test_build_names_all_that_is_missing(build, fakes, release):
     for name in ("cmake", "ninja", "icx", "git"):
         (fakes / name).unlink()
-    done, _ = build()
+    done, _ = build(MKLROOT="")
     assert done.returncode == 1
-    assert [line.split()[0] for line in done.stderr.splitlines()] == ["build.sh:", "git", "cmake", "ninja", "icx"]
+    first, *named, last = done.stderr.splitlines()
+    assert first == "build.sh: missing on this machine:"
+    assert [line.split()[0] for line in named] == ["git", "cmake", "ninja", "icx", "oneMKL:"]
+    assert "BUILD.md" in last
     assert "or build with --cpu" in done.stderr
     assert not (release / "build/work").exists()  # nothing was fetched
 
