@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,12 @@ pytestmark = pytest.mark.nano
 
 TWIN = "Nex-N2-nano-twin.gguf"
 FITTED, LAUNCHER = "Nex-N2-nano-twin-0.518gib.gguf", "run-Nex-N2-nano-twin-0.518gib.sh"
+SCRIPTS = ["install-nx2.sh", "prune-dual.py", "manifest.json", "curve.json"]
+INSTALLED = sorted([*SCRIPTS, FITTED, LAUNCHER])
 INSTALL = ("./install-nx2.sh", "--vram-gib", "0.518", "--ctx", "512", "--yes", "--delete-dual")
 # sourced by the script: sends it a signal just before the command that matches
 KILLER = "trap 'if [[ $BASH_COMMAND == $KILL_AT ]]; then kill -$KILL_BY $$; fi' DEBUG\n"
-STEPS = ["proposal=*", "text=*", '"${prune[@]}" > *', "[[ ! -e $launcher ]]", "chmod *", "mv *", "said=*", "rm *"]
+STEPS = ["proposal=*", "text=*", "*prune*/dev/null", "printf*text*", "chmod *", "mv *", "said=*", "rm *"]
 
 
 @pytest.fixture
@@ -26,20 +30,25 @@ def release(nano, tmp_path) -> Path:
     """A release with its twin, as downloaded."""
     folder = tmp_path / "release"
     folder.mkdir()
-    for name in ("install-nx2.sh", "prune-dual.py", "manifest.json", "curve.json", TWIN):
+    for name in (*SCRIPTS, TWIN):
         shutil.copy2(nano / "release" / name, folder)
     return folder
 
 
 @pytest.fixture
-def call(release, engine_bin):
+def environment(engine_bin) -> dict[str, str]:
+    """With a Python that has gguf, and the engine."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "NX2_BIN": str(engine_bin("llama-completion").parent)}
+
+
+@pytest.fixture
+def call(release, environment):
     """Run a command in the release's folder."""
 
     def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        base = os.environ | {"PATH": path, "NX2_BIN": str(engine_bin("llama-completion").parent)}
         done = subprocess.run(
-            command, cwd=release, env=base | env, text=True, capture_output=True, stdin=subprocess.DEVNULL
+            command, cwd=release, env=environment | env, text=True, capture_output=True, stdin=subprocess.DEVNULL
         )
         done.stdout += done.stderr
         return done
@@ -59,10 +68,22 @@ def test_an_interrupted_installation_goes_on(release, call, tmp_path, step, name
 
     done = call(*INSTALL)
     assert done.returncode == 0, done.stdout
-    assert sorted(path.name for path in release.iterdir()) == sorted(
-        [FITTED, LAUNCHER, "install-nx2.sh", "prune-dual.py", "manifest.json", "curve.json"]
-    )
+    assert sorted(path.name for path in release.iterdir()) == INSTALLED
     assert not [key for key in Gguf.read(release / FITTED).kv if key.startswith(VARIANT_PREFIX)]
+
+
+def test_killed_at_any_time_with_all_it_started(release, call, environment):
+    for tenth in range(1, 12):
+        run = subprocess.Popen(
+            INSTALL[:-1], cwd=release, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(tenth / 10)
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    done = call(*INSTALL)
+    assert done.returncode == 0, done.stdout
+    assert sorted(path.name for path in release.iterdir()) == INSTALLED
 
 
 def test_a_damaged_twin_is_kept(release, call):
@@ -88,13 +109,12 @@ def test_a_fitted_file_that_was_damaged_since_is_not_enough(release, call):
     assert (release / TWIN).exists()
 
 
-def test_the_card_that_was_detected_is_named(release, call, tmp_path):
+def test_the_card_that_was_detected_is_named(call, environment, tmp_path):
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho 'Some card, 531, 500, 00000000:03:00.0'\n")
     program.chmod(0o755)
-    path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = call("./install-nx2.sh", "--ctx", "512", PATH=path)
+    done = call("./install-nx2.sh", "--ctx", "512", PATH=f"{program.parent}:{environment['PATH']}")
     assert done.returncode == 1
     assert "found Some card, 531.00 MiB (nvidia-smi)" in done.stdout
     assert "of the promotion" in done.stdout  # the table of what each choice gives
