@@ -156,6 +156,9 @@ if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/se
     set -eu
 fi
 
+# without it Level Zero tells all memory as free
+export ZES_ENABLE_SYSMAN="${ZES_ENABLE_SYSMAN:-1}"
+
 tool=$(find_tool "${NX2_TOOL:-llama-server}")
 model=${NX2_MODEL:-$here/$twin}
 # The engine splits by free memory itself, but would take integrated graphics for one more card: they get no share.

@@ -188,6 +188,13 @@ def test_layers_are_split_by_free_memory_over_cards_alone(release, fakes, mode, 
     assert shlex.split(done.stdout)[3:] == expected
 
 
+def test_level_zero_is_asked_for_free_memory(release, fakes):
+    listing = 'for n in 0 1; do echo "  SYCL$n: Arc (16225 MiB, 1547${ZES_ENABLE_SYSMAN:-} MiB free)"; done'
+    program(fakes, "llama-server", f"echo 'Available devices:'; {listing}")
+    done = run(release / "run-nx2.sh", "--print", path=fakes)
+    assert shlex.split(done.stdout)[-2:] == ["-ts", "15471/15471"]
+
+
 def test_the_users_split_wins(release, fakes):
     devices(fakes, "engine", 2)
     done = run(release / "run-nx2.sh", "--print", "--", "-ts", "3,1", path=fakes)
