@@ -38,8 +38,7 @@ rule write_reference_logits:
     log:
         main=logs("reference-logits.log"),
         tool=logs("reference-logits-tool.log"),
-    benchmark:
-        benchmarks("reference-logits")
+    cache: True
     conda:
         "../envs/pipeline.yaml"
     threads: THREADS
@@ -48,6 +47,10 @@ rule write_reference_logits:
         disk_mb=size_mb(0.2),
         runtime=minutes(5),
     params:
+        pipeline=VERSION,
+        benchmark=own_benchmark(
+            "write_reference_logits", benchmarks("reference-logits")
+        ),
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,
     message:
@@ -56,14 +59,22 @@ rule write_reference_logits:
         "../scripts/write_reference_logits.py"
 
 
+# What was measured stays, though the logits are temporary and made again for something else: all that they depend on
+# is an input or a param of the measurement. (str: ancient() marks its argument.)
+REFERENCE = {
+    "logits": ancient(str(rules.write_reference_logits.output.logits)),
+    "corpus": text_path(CFG.bench.quality.corpus),
+}
+
+
 rule measure_quality:
     input:
+        **REFERENCE,
         program=measured_engine("llama-perplexity"),
         model=lambda wildcards: measured(wildcards.label)[0],
         verified=lambda wildcards: (
             rules.verify_twin.output.report if wildcards.label in OURS else []
         ),
-        logits=rules.write_reference_logits.output.logits,
     output:
         row=results("bench/quality/{label}.json"),
     log:

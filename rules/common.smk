@@ -8,11 +8,13 @@ from snakemake.exceptions import WorkflowError
 
 from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
 from scripts.phase_twin.errors import UserError
+from scripts.phase_twin.files import sha256_file
 from scripts.phase_twin.sources import load_sources
 
 # python, cmake and ninja of the environment that snakemake runs in, also where it was not activated
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
+# of the pipeline; also a param of what a cache between workflows may keep: it must not outlive a change of ours
 VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 SOURCES_FILE = "config/sources.yaml"
 
@@ -43,6 +45,15 @@ def logs(path):
 
 def benchmarks(path):
     return f"benchmarks/{CFG.model.name}/{path}.tsv"
+
+
+OWN_BENCHMARKS = {}
+
+
+def own_benchmark(rule_name, path):
+    """A param for rules whose files may come from a cache: Snakemake lets them have no benchmark, so the script writes it."""
+    OWN_BENCHMARKS[rule_name] = IOFile(path).regex().pattern
+    return path
 
 
 LOCAL = "local:"

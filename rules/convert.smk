@@ -5,15 +5,15 @@
 rule convert_checkpoint:
     input:
         checkpoint=checkpoint_files(CFG.model.checkpoint),
-        manifest=rules.fetch_engine.output.manifest,
+        # brings the converter; what it converts to is told by params (str: ancient() marks its argument)
+        manifest=ancient(str(rules.fetch_engine.output.manifest)),
     output:
         model=model_resources(f"{CFG.model.title}-BF16.gguf"),
         mmproj=results(f"{CFG.model.title}-mmproj-F16.gguf"),
     log:
         main=logs("convert.log"),
         tool=logs("convert-tool.log"),
-    benchmark:
-        benchmarks("convert")
+    cache: True
     conda:
         "../envs/pipeline.yaml"
     resources:
@@ -21,6 +21,9 @@ rule convert_checkpoint:
         disk_mb=size_mb(1.1),
         runtime=minutes(2),
     params:
+        pipeline=VERSION,
+        benchmark=own_benchmark("convert_checkpoint", benchmarks("convert")),
+        converter=[SOURCES.engine.commit, *map(sha256_file, CONVERTER_PATCHES)],
         checkpoint=checkpoint_path(CFG.model.checkpoint),
         tree=ENGINE_TREE,
         title=CFG.model.title,

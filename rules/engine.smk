@@ -1,15 +1,34 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
 # Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, and resources/engine/sycl/bin,
 # the programs that are measured where engine.backend is sycl.
+import re
+
 from scripts.phase_twin.engine import PROGRAMS, TESTS
 
 PATCHES = [f"patches/{name}" for name in Path("patches/series").read_text().split()]
 ENGINE_TREE = resources("engine/source")
 
 
+# which patches change the converter, and so what it makes; the rest of the engine does not
+CONVERTER_PATCHES = [
+    path
+    for path in PATCHES
+    if re.search(
+        r"^diff --git a/(convert_|conversion/|gguf-py/)",
+        Path(path).read_text(),
+        re.MULTILINE,
+    )
+]
+
+
 def engine(program, backend="cpu"):
     """Path of one built program; files are made by those for the CPU, whatever is measured."""
     return resources(f"engine/{backend}/bin/{program}")
+
+
+def programs(names, backend="cpu"):
+    """Outputs by name, as a rule must have them whose files can come from a cache."""
+    return {name.replace("-", "_"): engine(name, backend) for name in names}
 
 
 def measured_engine(program):
@@ -48,13 +67,12 @@ rule build_engine:
     input:
         manifest=rules.fetch_engine.output.manifest,
     output:
-        programs=[engine(program) for program in (*PROGRAMS, *TESTS)],
+        **programs((*PROGRAMS, *TESTS)),
         facts=resources("engine/cpu/engine.json"),
     log:
         main="logs/engine/build.log",
         tool="logs/engine/build-tool.log",
-    benchmark:
-        "benchmarks/engine/build.tsv"
+    cache: True
     conda:
         "../envs/pipeline.yaml"
     threads: THREADS
@@ -63,6 +81,8 @@ rule build_engine:
         disk_mb=2000,
         runtime=60,
     params:
+        pipeline=VERSION,
+        benchmark=own_benchmark("build_engine", "benchmarks/engine/build.tsv"),
         backend="cpu",
         tree=ENGINE_TREE,
         build=resources("engine/build-cpu"),
@@ -74,16 +94,18 @@ rule build_engine:
 
 use rule build_engine as build_engine_sycl with:
     output:
-        programs=[
-            engine(program, "sycl") for program in (*PROGRAMS, "test-backend-ops")
-        ],
+        **programs((*PROGRAMS, "test-backend-ops"), "sycl"),
         facts=resources("engine/sycl/engine.json"),
     log:
         main="logs/engine/build-oneapi.log",
         tool="logs/engine/build-oneapi-tool.log",
-    benchmark:
-        "benchmarks/engine/build-oneapi.tsv"
+    # its programs need the libraries beside them, which a cache does not keep there
+    cache: False
     params:
+        pipeline=VERSION,
+        benchmark=own_benchmark(
+            "build_engine_sycl", "benchmarks/engine/build-oneapi.tsv"
+        ),
         backend="sycl",
         f16=CFG.engine.sycl_f16,
         tree=ENGINE_TREE,

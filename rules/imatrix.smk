@@ -20,8 +20,7 @@ rule compute_imatrix:
     log:
         main=logs("imatrix.log"),
         tool=logs("imatrix-tool.log"),
-    benchmark:
-        benchmarks("imatrix")
+    cache: True
     conda:
         "../envs/pipeline.yaml"
     threads: THREADS
@@ -31,6 +30,8 @@ rule compute_imatrix:
         disk_mb=size_mb(0.1, 500),
         runtime=minutes(10),
     params:
+        pipeline=VERSION,
+        benchmark=own_benchmark("compute_imatrix", benchmarks("imatrix")),
         n_ctx=CFG.imatrix.n_ctx,
         chunks=CFG.imatrix.chunks,
     message:

@@ -49,10 +49,9 @@ rule quantize_recipe:
     log:
         main=logs("quantize-{recipe}.log"),
         tool=logs("quantize-{recipe}-tool.log"),
-    benchmark:
-        benchmarks("quantize-{recipe}")
     wildcard_constraints:
         recipe="|".join(RECIPES),
+    cache: True
     conda:
         "../envs/pipeline.yaml"
     threads: THREADS
@@ -61,6 +60,8 @@ rule quantize_recipe:
         disk_mb=size_mb(0.45),
         runtime=minutes(10),
     params:
+        pipeline=VERSION,
+        benchmark=own_benchmark("quantize_recipe", benchmarks("quantize-{recipe}")),
         recipe=recipe_params,
     message:
         "Quantize {wildcards.recipe}"

@@ -60,7 +60,7 @@ rule draw_speed:
 
 
 # of every rule above; a pattern stands for all jobs of its rule
-BENCHMARK_FILES = {
+BENCHMARK_FILES = OWN_BENCHMARKS | {
     one.name: one.benchmark.regex().pattern for one in workflow.rules if one.benchmark
 }
 

@@ -130,13 +130,13 @@ def main(snakemake: Any) -> None:
     compiler = require_compiler(backend)
     tree, build = Path(snakemake.params.tree), Path(snakemake.params.build)
     flags = configure_flags(backend, manifest, snakemake.params.get("f16", False))
-    programs = [Path(program) for program in snakemake.output.programs]
+    programs = [Path(path) for path in snakemake.output if path != snakemake.output.facts]
     compile_programs(tree, build, flags, programs, snakemake.threads, snakemake.log.tool)
     if "-DBUILD_SHARED_LIBS=ON" in flags:
         copy_libraries(build / "bin", programs[0].parent)
     facts = {**manifest, "backend": backend, "compiler": compiler, "flags": flags}
     write_text(snakemake.output.facts, json.dumps(facts, indent=2) + "\n")
-    log.info("built %d programs in %s", len(snakemake.output.programs), Path(snakemake.output.facts).parent)
+    log.info("built %d programs in %s", len(programs), Path(snakemake.output.facts).parent)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from prune_dual import GgufError
 
 from .errors import UserError
+from .files import write_text
 
 log = logging.getLogger("phase_twin")
 
@@ -44,14 +46,25 @@ def run_rule(main: Callable[[Any], None], snakemake: Any) -> None:
     Any other exception is a defect of ours: its traceback goes to the log and to stderr.
     """
     setup_logging(snakemake.log[0] if len(snakemake.log) else None)
+    started = time.monotonic()
     try:
         main(snakemake)
+        if path := snakemake.params.get("benchmark"):
+            write_benchmark(path, time.monotonic() - started)
     except (UserError, GgufError) as error:
         log.error("%s: %s", snakemake.rule, error)
         sys.exit(1)
     except Exception:
         log.exception("%s: unexpected error", snakemake.rule)
         sys.exit(1)
+
+
+def write_benchmark(path: str, seconds: float) -> None:
+    """Write what Snakemake's benchmark files say, of this process and the tools it ran: s, MiB, seconds of CPU time."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak = max(usage.ru_maxrss for usage in usages) / 1024
+    cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    write_text(path, f"s\tmax_rss\tcpu_time\n{seconds:.4f}\t{peak:.2f}\t{cpu:.2f}\n")
 
 
 def run_tool(

@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import os
-import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -141,58 +138,7 @@ def test_readme_shows_what_was_measured(root, quality):
         assert abs(kld - row["kld_mean"]) <= 2 * row["kld_mean_err"]
 
 
-def planned(output: str) -> set[str]:
-    return set(re.findall(r"^([a-z_0-9]+) +\d+$", output, re.MULTILINE)) - {"all", "total"}
-
-
 def test_second_run_does_nothing(nano, snakemake):
     done = snakemake("-n", "--configfile", NANO_CONFIG)
     assert done.returncode == 0, done.stdout
     assert "Nothing to be done" in done.stdout
-
-
-@pytest.fixture(scope="module")
-def workspace(nano: Path, root: Path, tmp_path_factory) -> Path:
-    """A copy of the finished project, linked where it is large, to plan changes in."""
-    copy = tmp_path_factory.mktemp("copy") / "project"
-    shutil.copytree(root, copy, symlinks=True, copy_function=os.link, ignore=shutil.ignore_patterns(".venv", ".git"))
-    return copy
-
-
-@pytest.mark.parametrize(
-    ("changed", "redone", "kept"),
-    [
-        (
-            "models/nex-n2-nano/calibration.txt",
-            {
-                *("compute_imatrix", "quantize_recipe", "measure_mix", "rank_groups", "write_provenance", "pack_twin"),
-                *("measure_quality", "measure_order", "gather_curve"),
-            },
-            {"fetch_engine", "build_engine", "convert_checkpoint", "test_engine"},
-        ),
-        (
-            TEXT,
-            {"write_reference_logits", "measure_quality", "gather_quality", "measure_order", "make_release"},
-            {"compute_imatrix", "quantize_recipe", "measure_mix", "pack_twin", "verify_twin", "prune", "measure_speed"},
-        ),
-        (
-            "models/nex-n2-nano/checkpoint/tokenizer_config.json",
-            {"convert_checkpoint", "compute_imatrix", "quantize_recipe", "pack_twin"},
-            {"fetch_engine", "build_engine", "test_engine"},
-        ),
-        ("release/BUILD.md", {"make_release"}, {"pack_twin", "measure_quality", "gather_quality"}),
-    ],
-)
-def test_a_change_redoes_only_what_depends_on_it(workspace, root, snakemake, changed, redone, kept):
-    path = workspace / changed
-    text = path.read_text()
-    path.unlink()
-    path.write_text(text + "\nOne more line.\n")
-    try:
-        done = snakemake("-n", "--configfile", NANO_CONFIG, cwd=workspace)
-        assert done.returncode == 0, done.stdout
-        assert redone <= planned(done.stdout)
-        assert not kept & planned(done.stdout)
-    finally:
-        path.unlink()
-        os.link(root / changed, path)

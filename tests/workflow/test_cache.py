@@ -1,0 +1,108 @@
+"""Runs in other folders: the same bytes, and what a cache between workflows spares them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import NANO_CONFIG
+from phase_twin.files import sha256_file
+
+pytestmark = pytest.mark.nano
+
+RESULTS, RESOURCES = "results/nex-n2-nano", "resources/models/nex-n2-nano"
+TWIN = f"{RESULTS}/Nex-N2-nano-twin.gguf"
+MADE = {
+    "bf16": f"{RESOURCES}/Nex-N2-nano-BF16.gguf",
+    "mmproj": f"{RESULTS}/Nex-N2-nano-mmproj-F16.gguf",
+    "imatrix": f"{RESULTS}/imatrix.gguf",
+    "covariance": f"{RESOURCES}/covariance.gguf",
+    "variant0": f"{RESOURCES}/Nex-N2-nano-variant0.gguf",
+    "variant1": f"{RESOURCES}/Nex-N2-nano-variant1.gguf",
+}
+PRUNED = [f"{RESULTS}/Nex-N2-nano-{mib}mib.gguf" for mib in (9, 10)]
+LOGITS = f"{RESOURCES}/reference.kld"
+
+
+def checkout(root: Path, target: Path) -> Path:
+    """The project as cloned, with what the network would bring: the pristine engine and the patched one."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split("\0")[:-1]:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, target / name)
+    for part in ("base", "source"):
+        shutil.copytree(root / "resources/engine" / part, target / "resources/engine" / part, symlinks=True)
+    shutil.copy2(root / "resources/engine/source.json", target / "resources/engine")
+    return target
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """An empty cache; that it is used is asked for with --cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SNAKEMAKE_OUTPUT_CACHE"] = str(folder)
+    yield folder
+    del os.environ["SNAKEMAKE_OUTPUT_CACHE"]
+
+
+@pytest.fixture(scope="module")
+def second(nano, root, cache, snakemake, tmp_path_factory) -> Path:
+    """A run from scratch in another folder, on one core, that fills the cache."""
+    folder = checkout(root, tmp_path_factory.mktemp("second") / "project")
+    quality = f"{RESULTS}/bench/quality/variant-1.json"
+    done = snakemake("--cores", "1", "--cache", "--configfile", NANO_CONFIG, "--", *PRUNED, quality, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder
+
+
+def test_two_runs_give_the_same_bytes_whatever_the_cores(second, root):
+    for name in (*MADE.values(), TWIN, *PRUNED):
+        assert sha256_file(second / name) == sha256_file(root / name), name
+    # measured too, so that the order of promotion is the same
+    for name in ("rank/measured.json", "bench/quality/variant-1.json"):
+        assert json.loads((second / RESULTS / name).read_text()) == json.loads((root / RESULTS / name).read_text())
+
+
+def stored(output: str) -> set[str]:
+    """What a run made itself and put into the cache."""
+    return {Path(path).name for path in re.findall(r"Moving output file (\S+) to cache", output)}
+
+
+@pytest.fixture(scope="module")
+def third(root, second, tmp_path_factory) -> Path:
+    return checkout(root, tmp_path_factory.mktemp("third") / "project")
+
+
+def test_a_second_working_directory_takes_all_from_the_cache(third, second, snakemake):
+    quality = f"{RESULTS}/bench/quality/study-q3_k.json"
+    done = snakemake("--cache", "--configfile", NANO_CONFIG, "--", *MADE.values(), quality, cwd=third)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert stored(done.stdout) == {"Nex-N2-nano-study-q3_k.gguf"}
+    for name in (*MADE.values(), "resources/engine/cpu/bin/llama-quantize"):
+        assert (third / name).is_symlink()
+        assert (third / name).samefile(second / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        ({"variants": [{"gate": "Q3_K", "up": "IQ3_A770", "down": "IQ3_A770", "rest": "Q6_K"}, None]}, {"variant0"}),
+        ({"imatrix": {"chunks": 8}}, {"imatrix", "covariance", "variant0", "variant1"}),
+        ({"model": {"tokenizer_pre": "qwen2"}}, {*MADE}),
+    ],
+    ids=["recipe", "imatrix", "conversion"],
+)
+def test_a_change_misses_only_what_depends_on_it(third, snakemake, root, change, missed):
+    if variants := change.get("variants"):
+        shipped = yaml.safe_load((root / "config/config.yaml").read_text())["variants"]
+        change = {"variants": [new or old for new, old in zip(variants, shipped, strict=True)]}
+    overlay = third / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump(change))
+    done = snakemake("--cache", "--configfile", NANO_CONFIG, str(overlay), "--", *MADE.values(), cwd=third)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert stored(done.stdout) == {Path(MADE[name]).name for name in missed}
