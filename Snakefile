@@ -28,6 +28,7 @@ include: "rules/codebooks.smk"
 include: "rules/ranking.smk"
 include: "rules/release.smk"
 include: "rules/report.smk"
+include: "rules/provenance.smk"
 
 
 report: "report/workflow.rst"
@@ -38,6 +39,7 @@ rule all:
     input:
         rules.release.input,
         rules.report_parts.input,
+        rules.write_crate.output,
         rules.test_engine.output,
 
 
