@@ -11,6 +11,7 @@ from phase_twin.rule import run_rule, run_tool
 def main(snakemake: Any) -> None:
     """Map the rule to llama-imatrix."""
     n_ctx, chunks = snakemake.params.n_ctx, snakemake.params.chunks
+    first = snakemake.params.get("first_chunk")
     with ExitStack() as outputs:
         partial = outputs.enter_context(atomic_output(snakemake.output.imatrix))
         # llama-imatrix chooses the format by the ending
@@ -19,6 +20,7 @@ def main(snakemake: Any) -> None:
         command = [snakemake.input.program, "-m", snakemake.input.model, "-f", snakemake.input.corpus, "-o", target]
         command += ["--no-ppl", "-c", str(n_ctx), *BATCH, "-t", str(snakemake.threads)]
         command += ["--chunks", str(chunks)] if chunks else []
+        command += ["--from-chunk", str(first)] if first else []
         if covariance := snakemake.output.get("covariance"):
             command += ["--covariance", outputs.enter_context(atomic_output(covariance))]
         run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[(?P<done>\d+)\]", total=chunks)

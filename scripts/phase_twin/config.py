@@ -1,6 +1,7 @@
 """The configuration: typed, validated before the DAG is built, unknown keys refused."""
 
 import hashlib
+import itertools
 import json
 from typing import Annotated, Any, Literal, get_args
 
@@ -53,6 +54,19 @@ class Imatrix(_Strict):
     corpus: str = Field(description="an entry of texts in sources.yaml, or local:PATH")
     n_ctx: int = Field(ge=32, description="tokens per chunk")
     chunks: int | None = Field(ge=1, description="chunks to use; null = all")
+    parts: int = Field(ge=1, description="jobs that share the chunks, for a cluster; needs `chunks`")
+
+    @model_validator(mode="after")
+    def _parts_have_chunks(self) -> "Imatrix":
+        # llama-imatrix starts at a chunk only if two follow
+        if self.parts > 1 and (self.chunks is None or self.chunks < 2 * self.parts):
+            raise ValueError(f"{self.parts} parts need `chunks`, two for each at least")
+        return self
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """First chunk and number of chunks of each part."""
+        starts = [part * (self.chunks or 0) // self.parts for part in range(self.parts + 1)]
+        return [(start, end - start) for start, end in itertools.pairwise(starts)]
 
 
 def _or_plain_type(schema: dict[str, Any]) -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,18 +27,6 @@ PRUNED = [f"{RESULTS}/Nex-N2-nano-{mib}mib.gguf" for mib in (9, 10)]
 LOGITS = f"{RESOURCES}/reference.kld"
 
 
-def checkout(root: Path, target: Path) -> Path:
-    """The project as cloned, with what the network would bring: the pristine engine and the patched one."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True)
-    for name in listed.stdout.split("\0")[:-1]:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, target / name)
-    for part in ("base", "source"):
-        shutil.copytree(root / "resources/engine" / part, target / "resources/engine" / part, symlinks=True)
-    shutil.copy2(root / "resources/engine/source.json", target / "resources/engine")
-    return target
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """An empty cache; that it is used is asked for with --cache."""
@@ -51,9 +37,9 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def second(nano, root, cache, snakemake, tmp_path_factory) -> Path:
+def second(nano, cache, checkout, snakemake, tmp_path_factory) -> Path:
     """A run from scratch in another folder, on one core, that fills the cache."""
-    folder = checkout(root, tmp_path_factory.mktemp("second") / "project")
+    folder = checkout(tmp_path_factory.mktemp("second") / "project")
     quality = f"{RESULTS}/bench/quality/variant-1.json"
     done = snakemake("--cores", "1", "--cache", "--configfile", NANO_CONFIG, "--", *PRUNED, quality, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -74,8 +60,8 @@ def stored(output: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def third(root, second, tmp_path_factory) -> Path:
-    return checkout(root, tmp_path_factory.mktemp("third") / "project")
+def third(second, checkout, tmp_path_factory) -> Path:
+    return checkout(tmp_path_factory.mktemp("third") / "project")
 
 
 def test_a_second_working_directory_takes_all_from_the_cache(third, second, snakemake):
