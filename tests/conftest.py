@@ -1,6 +1,7 @@
-"""Fixtures: the project's folder, the built engine, the results of the nano run."""
+"""Fixtures: the project's folder and others like it, the built engine, the results of the nano run."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,23 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def checkout(root: Path) -> Callable[[Path], Path]:
+    """Make a folder the project as cloned, with what the network would bring: the engine, pristine and patched."""
+
+    def fill(target: Path) -> Path:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True)
+        for name in listed.stdout.split("\0")[:-1]:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, target / name)
+        for part in ("base", "source"):
+            shutil.copytree(root / "resources/engine" / part, target / "resources/engine" / part, symlinks=True)
+        shutil.copy2(root / "resources/engine/source.json", target / "resources/engine")
+        return target
+
+    return fill
 
 
 @pytest.fixture(scope="session")
