@@ -50,8 +50,9 @@ $(VENV)/.pipeline: envs/pipeline.lock envs/torch.txt | host
 		|| $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_FLAGS) -r envs/torch.txt
 	touch $@
 
-$(VENV)/.dev: envs/dev.lock $(VENV)/.pipeline
+$(VENV)/.dev: envs/dev.lock envs/cluster.lock $(VENV)/.pipeline
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r envs/dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r envs/cluster.lock
 	touch $@
 
 nano: setup
@@ -95,6 +96,7 @@ test-sycl: $(VENV)/.dev setup-sycl
 lock:
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/pipeline.in -o envs/pipeline.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/dev.in -o envs/dev.lock
+	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/cluster.in -o envs/cluster.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package intel-openmp toolchain/sycl/requirements.in -o toolchain/sycl/requirements.lock
 	$(BIN)/python scripts/write_generated.py
 

@@ -46,6 +46,7 @@ rule measure_arc:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
+        **CARD,
         mem_mb=size_mb(0.4, 2000),
         disk_mb=2000,
         runtime=240,

@@ -86,6 +86,7 @@ rule measure_quality:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
+        **CARD,
         mem_mb=size_mb(0.4, 2000),
         disk_mb=10,
         runtime=minutes(5),
@@ -152,6 +153,7 @@ rule measure_speed:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
+        **CARD,
         mem_mb=size_mb(0.4, 2000),
         disk_mb=10,
         runtime=minutes(2),

@@ -111,6 +111,8 @@ RECIPES = all_recipes()
 
 # threads a heavy rule asks for; --cores lowers it
 THREADS = 8
+# what a rule that measures asks for beside them
+CARD = {"gpu": 1} if CFG.engine.backend == "sycl" else {}
 
 
 def size_mb(factor, base=1000):

@@ -156,6 +156,7 @@ rule measure_mix:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
+        **CARD,
         mem_mb=size_mb(0.4, 2000),
         disk_mb=10,
         runtime=minutes(2),

@@ -24,6 +24,7 @@ rule measure_order:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
+        **CARD,
         mem_mb=size_mb(0.4, 2000),
         disk_mb=10,
         runtime=minutes(5),
