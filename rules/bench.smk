@@ -156,7 +156,7 @@ rule measure_speed:
         **CARD,
         mem_mb=size_mb(0.4, 2000),
         disk_mb=10,
-        runtime=minutes(2),
+        runtime=minutes(5),
     params:
         cases=[
             {"label": shown(label), "file": file, "variant": variant}

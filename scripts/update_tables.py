@@ -11,9 +11,12 @@ from typing import Any
 
 from mutate_sycl import REPORT as MUTANTS
 from phase_twin.files import write_text
+from prune_dual import Gguf
+from scaling import active_weights, disk_table, rates, steps_table
 from trace_sycl import REPORT as COST
 
 RESULTS = Path("results/nex-n2-nano")
+MODEL = Path("resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf")
 PROGRAMS = Path("resources/engine/cpu/bin")
 
 
@@ -173,6 +176,11 @@ def main() -> None:
     replace(readme, "nano results", quality_table(json.loads((RESULTS / "bench/quality.json").read_text())))
     replace(page, "study", quality_table(json.loads((RESULTS / "study/recipes.json").read_text())))
     replace(page, "codebooks", codebooks_table(json.loads((RESULTS / "study/codebooks.json").read_text())))
+    timing = json.loads((RESULTS / "report/timing.json").read_text())
+    rules = "".join(path.read_text() for path in sorted(Path("rules").glob("*.smk")))
+    scaling = Path("docs/scaling.md")
+    replace(scaling, "steps", markdown(*steps_table(rates(timing, active_weights(Gguf.read(MODEL))), rules)))
+    replace(scaling, "disk", markdown(*disk_table()))
     output = run("test-iq3-a770", "--speed", "--shapes")
     replace(page, "encoder", encoder_table(output))
     replace(page, "throughput", throughput_table(output))
