@@ -43,5 +43,9 @@ rule all:
         rules.test_engine.output,
 
 
+onstart:
+    refuse_hopeless_start()
+
+
 onsuccess:
     print_made()

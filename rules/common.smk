@@ -6,9 +6,11 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from scripts.phase_twin.clock import refuse_future
 from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
 from scripts.phase_twin.errors import UserError
 from scripts.phase_twin.files import sha256_file
+from scripts.phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from scripts.phase_twin.sources import load_sources
 
 # python, cmake and ninja of the environment that snakemake runs in, also where it was not activated
@@ -23,6 +25,24 @@ try:
     SOURCES = load_sources(SOURCES_FILE)
 except UserError as error:
     raise WorkflowError(str(error))
+
+
+# jobs on other machines are part of a run that holds the lock
+if workflow.is_main_process:
+    clear_stale_locks(Path(".snakemake"))
+
+
+def refuse_hopeless_start():
+    """Refuse where another run is at work, whatever became of Snakemake's lock, or where nothing can be written."""
+    try:
+        hold_run_lock(Path(".snakemake"))
+    except UserError as error:
+        raise WorkflowError(str(error))
+    for folder in (results(""), model_resources("")):
+        if os.path.exists(folder) and not os.access(folder, os.W_OK):
+            raise WorkflowError(
+                f"{folder} cannot be written: make it writable and run again, what is finished is kept"
+            )
 
 
 def results(path):
@@ -90,6 +110,21 @@ def checkpoint_files(reference):
     if not reference.startswith(LOCAL):
         return path
     return sorted(str(file) for file in Path(path).rglob("*") if file.is_file())
+
+
+def watched_files():
+    """What is compared by time: the user's checkpoint and texts, and what runs have made of them."""
+    used = [CFG.model.checkpoint, CFG.imatrix.corpus, CFG.bench.quality.corpus]
+    own = [name.removeprefix(LOCAL) for name in used if name.startswith(LOCAL)]
+    for path in map(Path, [*own, results(""), model_resources("")]):
+        yield from path.rglob("*") if path.is_dir() else [path]
+
+
+if workflow.is_main_process:
+    try:
+        refuse_future(watched_files())
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 
 STUDY_PREFIX = "study-"
