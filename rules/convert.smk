@@ -9,6 +9,8 @@ rule convert_checkpoint:
         manifest=ancient(str(rules.fetch_engine.output.manifest)),
     output:
         model=model_resources(f"{CFG.model.title}-BF16.gguf"),
+        digest=model_resources(f"{CFG.model.title}-BF16.gguf.sha256"),
+        mmproj_digest=model_resources(f"{CFG.model.title}-mmproj-F16.gguf.sha256"),
         mmproj=results(f"{CFG.model.title}-mmproj-F16.gguf"),
     log:
         main=logs("convert.log"),

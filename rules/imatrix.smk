@@ -19,6 +19,7 @@ if CFG.imatrix.parts == 1:
         output:
             **covariance_output(),
             imatrix=results("imatrix.gguf"),
+            digest=model_resources("imatrix.gguf.sha256"),
         log:
             main=logs("imatrix.log"),
             tool=logs("imatrix-tool.log"),
@@ -86,6 +87,7 @@ else:
         output:
             **covariance_output(),
             imatrix=results("imatrix.gguf"),
+            digest=model_resources("imatrix.gguf.sha256"),
         log:
             main=logs("imatrix.log"),
         cache: True

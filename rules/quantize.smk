@@ -46,6 +46,7 @@ rule quantize_recipe:
         ranking=rules.rank_layers.output.ranking,
     output:
         gguf=model_resources(f"{CFG.model.title}-{{recipe}}.gguf"),
+        digest=model_resources(f"{CFG.model.title}-{{recipe}}.gguf.sha256"),
     log:
         main=logs("quantize-{recipe}.log"),
         tool=logs("quantize-{recipe}-tool.log"),
@@ -75,3 +76,4 @@ def quantized(name):
 
 
 VARIANTS = [quantized(f"variant{number}") for number in range(len(CFG.variants))]
+VARIANT_DIGESTS = [f"{path}.sha256" for path in VARIANTS]

@@ -89,6 +89,7 @@ def order_of(method):
 rule pack_draft:
     input:
         variants=VARIANTS,
+        digests=VARIANT_DIGESTS,
         order=order_of("first_layers"),
         provenance=[],
     output:

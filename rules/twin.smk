@@ -7,6 +7,10 @@ rule write_provenance:
         engine=rules.build_engine.output.facts,
         model=rules.convert_checkpoint.output.model,
         imatrix=rules.compute_imatrix.output.imatrix,
+        model_digest=rules.convert_checkpoint.output.digest,
+        imatrix_digest=rules.compute_imatrix.output.digest,
+        # only an order: damage that went into them is found too
+        variants=VARIANTS,
         calibration=text_path(CFG.imatrix.corpus),
     output:
         facts=results("provenance.json"),
@@ -32,6 +36,7 @@ rule write_provenance:
 rule pack_twin:
     input:
         variants=VARIANTS,
+        digests=VARIANT_DIGESTS,
         order=order_of(CFG.rank.method),
         provenance=rules.write_provenance.output.facts,
     output:

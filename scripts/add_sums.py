@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 
 from phase_twin.errors import UserError
-from phase_twin.files import atomic_output
+from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import Progress, run_rule
 
 CHUNKS = "imatrix.chunk_count"
@@ -59,9 +59,10 @@ def add_files(parts: Sequence[str], target: str) -> None:
 
 
 def main(snakemake: Any) -> None:
-    """Map the rule to the function above."""
-    for name, target in snakemake.output.items():
-        add_files(snakemake.input[name], target)
+    """Map the rule to the functions above."""
+    for name, parts in snakemake.input.items():
+        add_files(parts, snakemake.output[name])
+    write_digest(snakemake.output.imatrix, snakemake.output.digest)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from phase_twin.engine import BATCH, ENVIRONMENT
-from phase_twin.files import atomic_output
+from phase_twin.errors import UserError
+from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import run_rule, run_tool
+from prune_dual import Gguf, GgufError
 
 
 def main(snakemake: Any) -> None:
@@ -24,7 +26,13 @@ def main(snakemake: Any) -> None:
         if covariance := snakemake.output.get("covariance"):
             command += ["--covariance", outputs.enter_context(atomic_output(covariance))]
         run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[(?P<done>\d+)\]", total=chunks)
+        try:
+            Gguf.read(target)  # llama-imatrix ends well even where it could not write all
+        except GgufError as error:
+            raise UserError(f"{snakemake.output.imatrix} is not complete: {error}") from error
         target.rename(partial)
+    if digest := snakemake.output.get("digest"):  # a part has none
+        write_digest(snakemake.output.imatrix, digest)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phase_twin.errors import UserError
-from phase_twin.files import atomic_output
+from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf
 
@@ -89,10 +89,12 @@ def main(snakemake: Any) -> None:
         run_tool(command, snakemake.log.tool, env=environment, progress=r"Writing: +(?P<done>\d+)%", total=100)
         for change in mend_block_count(partial):
             log.info("metadata set after the tensor list: %s", change)
+    write_digest(snakemake.output.model, snakemake.output.digest)
     with atomic_output(snakemake.output.mmproj) as partial:
         options = ("--mmproj", "--outtype", "f16", "--model-name", snakemake.params.title)
         command = converter_command(tree, pre, checkpoint, partial, *options)
         run_tool(command, snakemake.log.tool, env=environment, append=True)
+    write_digest(snakemake.output.mmproj, snakemake.output.mmproj_digest)
 
 
 if __name__ == "__main__":

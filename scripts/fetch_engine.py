@@ -174,11 +174,13 @@ def main(snakemake: Any) -> None:
     cache, tree = Path(snakemake.params.base), Path(snakemake.params.tree)
     origin = fetch_base(source, snakemake.params.method, cache, snakemake.log.tool)
     verify_blobs(cache, source.blobs, patched_files(text.decode()))
-    with tempfile.TemporaryDirectory(dir=tree.parent) as folder:
-        fresh = Path(folder) / "tree"
-        shutil.copytree(cache, fresh, symlinks=True)
-        apply_series(patches, fresh)
-        log.info("%d files changed in %s", sync_tree(fresh, tree), tree)
+    # always the same name, so that nothing piles up after a kill
+    fresh = tree.with_name(tree.name + ".partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(cache, fresh, symlinks=True)
+    apply_series(patches, fresh)
+    log.info("%d files changed in %s", sync_tree(fresh, tree), tree)
+    shutil.rmtree(fresh)
     manifest = {
         "commit": source.commit,
         "tag": source.tag,

@@ -2,14 +2,15 @@
 
 The folder is built under a temporary name and renamed when complete. The same inputs give the same bytes.
 
-snakemake.input: twin, mmproj (may be absent), curve, pictures, quality, speed, provenance, pruned and selections (one
-per target), patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its package),
-license.
+snakemake.input: twin, verified (the report of verify_twin), mmproj and mmproj_digest (may be absent), curve, pictures,
+quality, speed, provenance, pruned and selections (one per target), patches (in series order), templates (all of
+release/), prune_tool (scripts/prune-dual.py and its package), license.
 snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), stock (recipes by
 label), targets (of prune_targets), release (sign, repo), texts (names of those for `calibration` and `evaluation`).
 """
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -31,7 +32,7 @@ from phase_twin.card import (
 )
 from phase_twin.config import Signing
 from phase_twin.errors import UserError
-from phase_twin.files import sha256_file
+from phase_twin.files import check_digest, sha256_file
 from phase_twin.rule import Progress, run_rule
 from phase_twin.signing import sign
 from phase_twin.single_file import single_file
@@ -75,14 +76,19 @@ def hash_files(folder: Path, known: dict[str, str]) -> list[FileHash]:
     ]
 
 
-def write_hashes(folder: Path, twin: str, signing: Signing | None) -> None:
+def write_hashes(folder: Path, twin: str, verified: dict[str, str], signing: Signing | None) -> None:
     """Write manifest.json, which lists all files so far and the tensors of `twin`, its signature, and SHA256SUMS.
 
-    SHA256SUMS lists all others. The twin is read once for all of it.
+    SHA256SUMS lists all others. The twin is read once for all of it; its tensors must have the SHA-256 they had when
+    they were `verified`.
     """
     view = Twin.read(folder / twin)
     with Progress("hash") as bar:
         digest, tensors = hash_gguf(view.gguf, bar.show)
+    if odd := [name for name, found in tensors.items() if verified.get(name) != found]:
+        raise UserError(
+            f"{twin}: tensor {odd[0]} is not what it was when it was verified; remove the twin and run again"
+        )
     files = hash_files(folder, {twin: digest})
     manifest = folder / MANIFEST_NAME
     manifest.write_text(Manifest.of(view, files, tensors).json(), encoding="utf-8")
@@ -137,6 +143,7 @@ def write_release(
     patch: bytes,
     templates: dict[str, str],
     context: dict[str, Any],
+    verified: dict[str, str],
     signing: Signing | None,
 ) -> None:
     """Fill the empty `folder` with all files, manifest.json and SHA256SUMS last."""
@@ -161,7 +168,7 @@ def write_release(
         (folder / target).write_text(text, encoding="utf-8")
     for program in ("run-nx2.sh", "install-nx2.sh", "prune-dual.py", "build/build.sh"):
         (folder / program).chmod(0o755)
-    write_hashes(folder, Path(twin).name, signing)
+    write_hashes(folder, Path(twin).name, verified, signing)
 
 
 def by_name(paths: Iterable[str]) -> dict[str, str]:
@@ -178,6 +185,8 @@ def main(snakemake: Any) -> None:
     given, params = snakemake.input, snakemake.params
     patch = concat_patches(given.patches)
     mmproj = given.get("mmproj")
+    if mmproj:
+        check_digest(mmproj, given.mmproj_digest)
     signing = Signing.model_validate(params.release["sign"]) if params.release["sign"] else None
     selections = [read_results(path, Selection) for path in given.selections]
     context = card_context(
@@ -196,6 +205,7 @@ def main(snakemake: Any) -> None:
         patch_sha256=hashlib.sha256(patch).hexdigest(),
         release={"repo": params.release["repo"], "identity": signing.identity if signing else None},
     )
+    report = json.loads(read_bytes(given.verified))
     final = Path(snakemake.output.sums).parent
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -210,6 +220,7 @@ def main(snakemake: Any) -> None:
         patch=patch,
         templates=by_name(given.templates),
         context=context,
+        verified={name: tensor["sha256"] for name, tensor in report["tensors"].items()},
         signing=signing,
     )
     shutil.rmtree(final, ignore_errors=True)

@@ -30,7 +30,9 @@ def main(snakemake: Any) -> None:
         selection = fit(twin, json.loads(Path(given.order).read_text()), params.percent)
         promoted = selection.promoted
         row = {"percent": params.percent, "budget_bytes": selection.budget_bytes, "bytes": selection.selected_bytes}
-    with mix(twin, promoted, Path(snakemake.output.row).parent) as (model, flags):
+    # always the same name, so that nothing piles up after a kill
+    plain = Path(snakemake.output.row).with_suffix(".partial.gguf")
+    with mix(twin, promoted, plain) as (model, flags):
         summary = measure(
             given.program,
             model,

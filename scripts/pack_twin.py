@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS
+from phase_twin.files import check_digest
 from phase_twin.rule import Progress, run_rule
 from prune_dual import (
     CHUNK,
@@ -214,6 +215,8 @@ def variant_kv(count: int, default: int, budget_mb: int, order: list[str], tie: 
 
 def main(snakemake: Any) -> None:
     """Map the rule to `pack`."""
+    for path, digest in zip(snakemake.input.variants, snakemake.input.digests, strict=True):
+        check_digest(path, digest)
     provenance = snakemake.input.provenance
     order = json.loads(Path(snakemake.input.order).read_text(encoding="utf-8"))
     groups = pack(

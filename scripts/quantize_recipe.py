@@ -7,7 +7,7 @@ from typing import Any
 
 from phase_twin.engine import ENVIRONMENT
 from phase_twin.errors import UserError
-from phase_twin.files import atomic_output
+from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf
 
@@ -89,6 +89,7 @@ def main(snakemake: Any) -> None:
             command += ["--covariance", covariance]
         command += [snakemake.input.model, partial, file_type, str(snakemake.threads)]
         run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[ *(?P<done>\d+)/ *(?P<total>\d+)\]")
+    write_digest(snakemake.output.gguf, snakemake.output.digest)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from phase_twin.files import sha256_file, write_text
+from phase_twin.files import check_digest, sha256_file, write_text
 from phase_twin.rule import run_rule
 
 
@@ -30,6 +30,9 @@ def collect(engine: dict[str, Any], files: dict[str, str], config_hash: str, ver
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
+    given = snakemake.input
+    for path, digest in ((given.model, given.model_digest), (given.imatrix, given.imatrix_digest)):
+        check_digest(path, digest)
     engine = json.loads(Path(snakemake.input.engine).read_text())
     files = {name: snakemake.input[name] for name in ("model", "imatrix", "calibration")}
     facts = collect(engine, files, snakemake.params.config_hash, snakemake.params.version)

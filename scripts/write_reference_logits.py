@@ -1,10 +1,27 @@
 """Write the reference model's logits over the evaluation text: what every KLD is measured against."""
 
+import struct
+from pathlib import Path
 from typing import Any
 
 from phase_twin.engine import BATCH, ENVIRONMENT
+from phase_twin.errors import UserError
 from phase_twin.files import atomic_output
 from phase_twin.rule import run_rule, run_tool
+
+
+def logits_nbytes(path: Path) -> int:
+    """Size in bytes that a file of llama-perplexity's logits must have, by its own head.
+
+    Per chunk there are its tokens and, for the predictions of its second half, one row of 16-bit logits each.
+    """
+    with open(path, "rb") as file:
+        head = file.read(20)
+    if len(head) < 20:
+        return 20
+    n_ctx, n_vocab, chunks = struct.unpack_from("<III", head, 8)
+    row = 2 * (2 * ((n_vocab + 1) // 2) + 4)
+    return 20 + chunks * (4 * n_ctx + (n_ctx - 1 - n_ctx // 2) * row)
 
 
 def main(snakemake: Any) -> None:
@@ -16,6 +33,10 @@ def main(snakemake: Any) -> None:
         command += ["-c", str(snakemake.params.n_ctx), "--chunks", str(chunks), *BATCH]
         command += ["-t", str(snakemake.threads), "--kl-divergence-base", partial]
         run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[(?P<done>\d+)\]", total=chunks)
+        # llama-perplexity ends well even where it could not write all
+        found, needed = partial.stat().st_size, logits_nbytes(partial)
+        if found != needed:
+            raise UserError(f"{snakemake.output.logits} is not complete: it has {found} of {needed} bytes")
 
 
 if __name__ == "__main__":

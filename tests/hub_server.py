@@ -54,6 +54,7 @@ class HubServer:
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
         self.branches: dict[str, dict[str, str]] = {}
         self.files: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}  # path -> where to
         self.store: dict[str, bytes] = {}  # large files that were uploaded, by SHA-256
         self.token = "hf_test"  # that may upload
         self.visibility: dict[str, str] = {}
@@ -208,6 +209,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub.hook(self.seen)
         if busy:
             return self.reply(hub.faults.busy_status, b"busy")
+        if path in hub.redirects:
+            return self.reply(302, b"", {"Location": hub.redirects[path]})
         if path.startswith("/api/models/"):
             return self.api(path.removeprefix("/api/models/").split("/"))
         if path.startswith("/cdn/"):

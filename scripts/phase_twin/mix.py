@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from prune_dual import Twin, prune, select
 
@@ -25,11 +24,11 @@ def format_ranks(ranks: Collection[int]) -> str:
 
 
 @contextmanager
-def mix(twin: Twin, promoted: Collection[str], folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def mix(twin: Twin, promoted: Collection[str], plain: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield a file and the engine's flags that make the model with these groups promoted.
 
-    The file is the twin where the engine can be told, else a plain one in `folder` that is removed afterwards: an
-    override holds 127 bytes, which scattered ranks of a large model exceed.
+    The file is the twin where the engine can be told, else a `plain` one that is removed afterwards: an override holds
+    127 bytes, which scattered ranks of a large model exceed.
     """
     if not promoted:
         yield twin.gguf.path, override("default", 0)
@@ -38,7 +37,8 @@ def mix(twin: Twin, promoted: Collection[str], folder: Path) -> Iterator[tuple[P
     if len(ranks) <= MAX_OVERRIDE:
         yield twin.gguf.path, override("promote", ranks)
         return
-    with TemporaryDirectory(dir=folder) as temporary:
-        plain = Path(temporary) / "mix.gguf"
-        prune(twin, select(twin, promote=ranks), plain)
+    try:
+        prune(twin, select(twin, promote=ranks), plain, force=True)
         yield plain, []
+    finally:
+        plain.unlink(missing_ok=True)

@@ -5,11 +5,12 @@ import os
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from tqdm import tqdm
 from prune_dual import GgufError
 
 from .errors import UserError
-from .files import write_text
+from .files import KEPT, as_user_error, write_text
 
 log = logging.getLogger("phase_twin")
 
 TAIL_LINES = 15
+# what a signal that ends a tool mostly means
+SIGNALS = {
+    signal.SIGKILL: f"; most likely memory ran out: free some, or lower --cores, and {KEPT}",
+    signal.SIGBUS: "; an input became shorter while it was read, or the disk fails",
+}
 
 
 def setup_logging(log_file: str | None) -> None:
@@ -43,18 +49,26 @@ def setup_logging(log_file: str | None) -> None:
 def run_rule(main: Callable[[Any], None], snakemake: Any) -> None:
     """Run `main(snakemake)` with logging; exit 1 with one line on a UserError or a GGUF file that cannot be read.
 
-    Any other exception is a defect of ours: its traceback goes to the log and to stderr.
+    An input that changes meanwhile, or a fault of the machine such as a full disk, is one line too. Any other exception
+    is a defect of ours: its traceback goes to the log and to stderr.
     """
     setup_logging(snakemake.log[0] if len(snakemake.log) else None)
     started = time.monotonic()
     try:
+        before = _states(snakemake.input)
         main(snakemake)
+        for path, state in _states(snakemake.input).items():
+            if state != before[path]:
+                raise UserError(f"{path}: changed while it was read; run again when nothing writes to it")
         if path := snakemake.params.get("benchmark"):
             write_benchmark(path, time.monotonic() - started)
     except (UserError, GgufError) as error:
         log.error("%s: %s", snakemake.rule, error)
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and (told := as_user_error(error, "a file that it writes")):
+            log.error("%s: %s", snakemake.rule, told)
+            sys.exit(1)
         log.exception("%s: unexpected error", snakemake.rule)
         sys.exit(1)
 
@@ -65,6 +79,12 @@ def write_benchmark(path: str, seconds: float) -> None:
     peak = max(usage.ru_maxrss for usage in usages) / 1024
     cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
     write_text(path, f"s\tmax_rss\tcpu_time\n{seconds:.4f}\t{peak:.2f}\t{cpu:.2f}\n")
+
+
+def _states(paths: Iterable[str]) -> dict[str, tuple[int, int] | None]:
+    """Size and time of each file, None for what is not there."""
+    stats = {path: os.stat(path) if os.path.exists(path) else None for path in paths}
+    return {path: stat and (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
 def run_tool(
@@ -133,7 +153,7 @@ def run_tool(
         timer.cancel()
     text = output.decode("utf-8", "replace")
     if code != 0:
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        how = f"killed by signal {-code}{SIGNALS.get(-code, '')}" if code < 0 else f"exit code {code}"
         how = f"killed after {seconds:g} seconds" if late else how
         tail = "\n  ".join(re.split(r"[\r\n]+", text.strip())[-TAIL_LINES:])
         raise UserError(f"{name} failed ({how}); its log is {tool_log} and ends:\n  {tail}")

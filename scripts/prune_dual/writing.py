@@ -92,10 +92,12 @@ def write_gguf(
         with _partial(path) as out, ExitStack() as stack:
             check_space(path, layout.nbytes, partial_path(path))
             sources: dict[Path, BinaryIO] = {}
+            states: dict[Path, tuple[int, int]] = {}
 
             def copy(span: Span) -> None:
                 if span.path not in sources:
                     sources[span.path] = stack.enter_context(open(span.path, "rb", buffering=0))
+                    states[span.path] = _state(sources[span.path])
                 _copy(sources[span.path], span, out, progress, layout.nbytes)
 
             for part in layout.head:
@@ -107,12 +109,20 @@ def write_gguf(
                 out.seek(offset)
                 copy(tensor.data)
             out.truncate(layout.nbytes)
+            for source, file in sources.items():
+                if _state(file) != states[source]:
+                    raise GgufError(f"{source}: changed while it was copied; run again when nothing writes to it")
             if check:
                 os.fsync(out.fileno())
                 check(Path(out.name), layout)
     except OSError as error:
         raise GgufError(f"{path}: cannot be written: {error.strerror or error}") from error
     return layout.nbytes
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns
 
 
 def check_output(path: Path, sources: Iterable[Path], force: bool) -> None:
@@ -141,7 +151,7 @@ def check_space(path: Path, nbytes: int, begun: Path) -> str:
     need, free = max(0, nbytes - have), shutil.disk_usage(path.parent).free
     line = f"{path}: needs {amount(need)}, {path.parent} has {amount(free)} free"
     if need > free:
-        raise GgufError(line)
+        raise GgufError(f"{line}: make room and run again")
     return line
 
 

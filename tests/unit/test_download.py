@@ -366,10 +366,12 @@ def rule(script: str, name: str, sources: Path, output: Path, tmp_path: Path, to
 from types import SimpleNamespace
 import {script}
 from phase_twin.rule import run_rule
+class Params(SimpleNamespace):
+    get = dict().get
 run_rule({script}.main, SimpleNamespace(
-    rule={script!r}, log=[{str(tmp_path / "rule.log")!r}], threads=2, output=[{str(output)!r}],
+    rule={script!r}, log=[{str(tmp_path / "rule.log")!r}], threads=2, input=[], output=[{str(output)!r}],
     wildcards=SimpleNamespace(name={name!r}),
-    params=SimpleNamespace(sources={str(sources)!r}, lock={str(lock_path(sources))!r})))
+    params=Params(sources={str(sources)!r}, lock={str(lock_path(sources))!r})))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if token:

@@ -16,8 +16,9 @@ import pytest
 import make_release
 from gguf_files import small_twin
 from phase_twin.errors import UserError
+from phase_twin.files import write_digest
 from phase_twin.sources import load_sources
-from prune_dual import GgufError, Manifest, Twin
+from prune_dual import Gguf, GgufError, Manifest, Twin, hash_gguf
 
 ROOT = Path(__file__).parents[2]
 TWIN = "Some-Model-twin.gguf"
@@ -72,7 +73,10 @@ def rule(tmp_path):
     made = tmp_path / "some"
     made.mkdir()
     small_twin(made / TWIN, groups=1)
+    tensors = hash_gguf(Gguf.read(made / TWIN))[1]
+    (made / "verify.json").write_text(json.dumps({"tensors": {name: {"sha256": one} for name, one in tensors.items()}}))
     (made / "mmproj.gguf").write_bytes(b"GGUF mmproj")
+    write_digest(made / "mmproj.gguf", made / "mmproj.sha256")
     (made / "curve.json").write_text('{"order": "measured"}\n')
     for picture in PICTURES:
         (made / picture).write_bytes(b"PNG")
@@ -83,7 +87,9 @@ def rule(tmp_path):
     return SimpleNamespace(
         input=Named(
             twin=str(made / TWIN),
+            verified=str(made / "verify.json"),
             mmproj=str(made / "mmproj.gguf"),
+            mmproj_digest=str(made / "mmproj.sha256"),
             quality=str(made / "quality.json"),
             speed=str(made / "speed.json"),
             provenance=str(made / "provenance.json"),
@@ -150,6 +156,14 @@ def test_the_folder_is_complete(rule):
     notice = (release / "NOTICE").read_text()
     for origin in ("someone", "Qwen", "llama.cpp", "k-quants", "NormalFloat", "calibration_datav3", "WikiText-2"):
         assert origin in notice
+
+
+def test_what_the_environment_holds_stays_out_of_it(rule, monkeypatch):
+    for name in ("HF_TOKEN", "MINISIGN_PASSWORD"):
+        monkeypatch.setenv(name, "marked_secret")
+    make_release.main(rule)
+    for path in folder_of(rule).rglob("*"):
+        assert path.is_dir() or b"marked_secret" not in path.read_bytes()
 
 
 def test_checksums_verify(rule):
@@ -264,6 +278,7 @@ def test_no_number_of_the_card_is_typed_by_hand(rule):
     Path(rule.input.selections[0]).write_text(json.dumps(moved | {"promoted": moved["promoted"] * 4}))
     with open(rule.input.mmproj, "ab") as file:
         file.write(bytes(2**20))
+    write_digest(rule.input.mmproj, rule.input.mmproj_digest)
     second = numbers(card_of(rule))
     assert len(first - second) > 50
     # variants 0 and 1, 3-bit, the quantile, SHA-256, the licence and its section, names of targets and tests
@@ -318,6 +333,14 @@ def test_results_measured_in_two_settings_are_two_tables(rule):
     assert "Against BF16, 20 chunks" in card
 
 
+def flip_last(path: str) -> None:
+    """Change one bit of the last byte; in a copy, for a release may be linked to the file."""
+    data = bytearray(Path(path).read_bytes())
+    data[-1] ^= 1
+    Path(path).unlink()
+    Path(path).write_bytes(data)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -334,6 +357,11 @@ def test_results_measured_in_two_settings_are_two_tables(rule):
             lambda rule: rule.params.model.update(license="GPL-9"),
             r"license is 'GPL-9'; a release can carry: Apache-2\.0",
         ),
+        (
+            lambda rule: flip_last(rule.input.twin),
+            r"Some-Model-twin\.gguf: tensor .* is not what it was when it was verified",
+        ),
+        (lambda rule: flip_last(rule.input.mmproj), r"mmproj\.gguf: SHA-256 is .* the file is damaged; remove it"),
         (lambda rule: rule.params.engine.update(tag="b1'; rm"), r"cannot go into the release's shell scripts"),
     ],
 )

@@ -11,6 +11,7 @@ import verify_twin
 from gguf_files import CODEBOOK, F32, IQ3_A770, PLAIN, Q3_K, Q4_K, Q5_K, Raw, expert, filled, nano_variants
 from pack_twin import pack
 from phase_twin.errors import UserError
+from phase_twin.files import write_digest
 from prune_dual import Gguf, Twin, prune, select
 from verify_twin import verify_bytes
 
@@ -201,9 +202,12 @@ def test_verify_finds_the_wrong_sources(twin, variants, tmp_path):
 def test_rule_scripts_map_files_to_functions(variants, tmp_path):
     (tmp_path / "order.json").write_text(json.dumps({"promote_order": ORDER, "promote_tie": None}))
     (tmp_path / "provenance.json").write_text(json.dumps({"pipeline_version": "1"}))
+    digests = [path.with_suffix(".sha256") for path in variants]
+    for path, digest in zip(variants, digests, strict=True):
+        write_digest(path, digest)
     rule = SimpleNamespace(
         input=SimpleNamespace(
-            variants=variants, order=tmp_path / "order.json", provenance=tmp_path / "provenance.json"
+            variants=variants, digests=digests, order=tmp_path / "order.json", provenance=tmp_path / "provenance.json"
         ),
         output=SimpleNamespace(twin=tmp_path / "deep" / "twin.gguf"),
     )

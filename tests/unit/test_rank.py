@@ -133,12 +133,12 @@ def test_a_mix_too_long_to_say_is_a_file_of_its_own(tmp_path):
     tensors += [Raw(f"{one}.v1", (256, 1, 1), Q4_K) for one in names]
     path = gguf_files.write(tmp_path / "twin.gguf", gguf_files.twin_keys(names), tensors)
     twin = Twin.read(path)
-    with mix(twin, [], tmp_path) as (model, flags):
+    with mix(twin, [], tmp_path / "plain.gguf") as (model, flags):
         assert (model, flags[-1]) == (path, "general.tensor_variant.default=int:0")
-    with mix(twin, names[3:9], tmp_path) as (model, flags):
+    with mix(twin, names[3:9], tmp_path / "plain.gguf") as (model, flags):
         assert (model, flags[-1]) == (path, "general.tensor_variant.promote=str:3-8")
     assert len(format_ranks(range(0, 100, 2))) > MAX_OVERRIDE
-    with mix(twin, names[::2], tmp_path) as (model, flags):
+    with mix(twin, names[::2], tmp_path / "plain.gguf") as (model, flags):
         kinds = {tensor.name: tensor.type for tensor in Gguf.read(model).tensors}
         assert flags == []
         assert {one for one, kind in kinds.items() if kind == Q4_K} == set(names[::2])

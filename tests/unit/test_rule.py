@@ -58,7 +58,7 @@ def test_a_users_mistake_is_one_line(tmp_path, capsys, error):
 
     log = tmp_path / "rule.log"
     with pytest.raises(SystemExit) as exit_:
-        run_rule(main, SimpleNamespace(log=[str(log)], rule="pack_twin"))
+        run_rule(main, SimpleNamespace(log=[str(log)], input=[], rule="pack_twin"))
     assert exit_.value.code == 1
     for text in (log.read_text(), capsys.readouterr().err):
         assert text.splitlines()[0].endswith(f"ERROR pack_twin: {error}")
@@ -68,7 +68,7 @@ def test_a_users_mistake_is_one_line(tmp_path, capsys, error):
 def test_a_defect_keeps_its_traceback(tmp_path):
     log = tmp_path / "rule.log"
     with pytest.raises(SystemExit):
-        run_rule(lambda _: 1 / 0, SimpleNamespace(log=[str(log)], rule="pack_twin"))
+        run_rule(lambda _: 1 / 0, SimpleNamespace(log=[str(log)], input=[], rule="pack_twin"))
     assert "ZeroDivisionError" in log.read_text()
 
 
@@ -81,5 +81,8 @@ def test_an_output_appears_only_when_complete(tmp_path):
     assert path.read_text() == "old"
     with atomic_output(path) as partial:
         partial.write_text("new")
+    assert path.read_text() == "new"
+    with pytest.raises(UserError, match="result: nothing was written to it"), atomic_output(path):
+        pass
     assert path.read_text() == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["result"]

@@ -12,6 +12,7 @@ from gguf_files import small_twin
 from hub_server import HubServer, Request
 from make_release import write_hashes
 from phase_twin.errors import UserError
+from prune_dual import Gguf, hash_gguf
 
 REPO = "someone/Some-Model-twin-GGUF"
 FILES = {"twin.gguf", "README.md", "build/build.sh", "manifest.json", "SHA256SUMS"}
@@ -46,7 +47,7 @@ def seal(folder: Path) -> None:
     """List all files of the release anew."""
     for name in ("manifest.json", "SHA256SUMS"):
         (folder / name).unlink(missing_ok=True)
-    write_hashes(folder, "twin.gguf", None)
+    write_hashes(folder, "twin.gguf", hash_gguf(Gguf.read(folder / "twin.gguf"))[1], None)
 
 
 def folder_of(rule) -> Path:
@@ -67,6 +68,17 @@ def test_a_release_goes_up_in_one_commit(hub, rule):
     record = json.loads(Path(rule.output.record).read_text())
     assert record["commit"] == hub.branches[REPO]["main"]
     assert {file["name"]: file["there"] for file in record["files"]} == dict.fromkeys(FILES, "new")
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(hub, rule, tmp_path, monkeypatch, caplog):
+    hub.token = "hf_marked_token"
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    caplog.set_level(logging.DEBUG)
+    upload_release.main(rule)
+    assert any(hub.token in value for request in hub.requests for value in request.headers.values())
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    for content in (*written, *hub.head(REPO).values(), caplog.text.encode()):
+        assert b"marked" not in content
 
 
 def test_only_what_changed_goes_up_again(hub, rule):
