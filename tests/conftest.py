@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-NANO_CONFIG = "config/nano.yaml"
+from small_run import NANO_CONFIG, ROOT, run_in_an_odd_place
+
 LEGACY_ENV = "GGUF_IQ3_A770_LEGACY_ID"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -65,6 +65,12 @@ def nano(root: Path, snakemake) -> Path:
     done = snakemake("--configfile", NANO_CONFIG, "--rerun-incomplete")
     assert done.returncode == 0, done.stdout
     return root / "results/nex-n2-nano"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(engine_bin, tmp_path_factory) -> Path:
+    """A project after a whole run with the settings of `small_run`, in odd surroundings."""
+    return run_in_an_odd_place(tmp_path_factory.mktemp("odd"))
 
 
 @pytest.fixture(scope="session")
