@@ -59,17 +59,9 @@ rule write_reference_logits:
         "../scripts/write_reference_logits.py"
 
 
-# What was measured stays, though the logits are temporary and made again for something else: all that they depend on
-# is an input or a param of the measurement. (str: ancient() marks its argument.)
-REFERENCE = {
-    "logits": ancient(str(rules.write_reference_logits.output.logits)),
-    "corpus": text_path(CFG.bench.quality.corpus),
-}
-
-
 rule measure_quality:
     input:
-        **REFERENCE,
+        logits=rules.write_reference_logits.output.logits,
         program=measured_engine("llama-perplexity"),
         model=lambda wildcards: measured(wildcards.label)[0],
         verified=lambda wildcards: (

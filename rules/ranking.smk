@@ -5,7 +5,7 @@
 
 rule measure_order:
     input:
-        **REFERENCE,
+        logits=rules.write_reference_logits.output.logits,
         program=measured_engine("llama-perplexity"),
         twin=rules.pack_twin.output.twin,
         verified=rules.verify_twin.output.report,

@@ -330,8 +330,8 @@ def _explain(fault: Any) -> str:
 
 
 def twin_hash(config: Config) -> str:
-    """SHA-256 of the settings that decide the twin's bytes; benchmarks and prune targets are not among them."""
-    settings = config.model_dump(include={"model", "imatrix", "variants", "rank"})
+    """SHA-256 of the settings that decide the twin's bytes; what is only measured or pruned is not among them."""
+    settings = config.model_dump(include={"model", "imatrix", "variants", "rank"}, exclude={"rank": {"curve"}})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
