@@ -9,7 +9,6 @@ from snakemake.exceptions import WorkflowError
 from scripts.phase_twin.clock import refuse_future
 from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
 from scripts.phase_twin.errors import UserError
-from scripts.phase_twin.files import sha256_file
 from scripts.phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from scripts.phase_twin.sources import load_sources
 

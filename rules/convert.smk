@@ -5,8 +5,7 @@
 rule convert_checkpoint:
     input:
         checkpoint=checkpoint_files(CFG.model.checkpoint),
-        # brings the converter; what it converts to is told by params (str: ancient() marks its argument)
-        manifest=ancient(str(rules.fetch_engine.output.manifest)),
+        manifest=rules.fetch_engine.output.manifest,
     output:
         model=model_resources(f"{CFG.model.title}-BF16.gguf"),
         digest=model_resources(f"{CFG.model.title}-BF16.gguf.sha256"),
@@ -25,7 +24,6 @@ rule convert_checkpoint:
     params:
         pipeline=VERSION,
         benchmark=own_benchmark("convert_checkpoint", benchmarks("convert")),
-        converter=[SOURCES.engine.commit, *map(sha256_file, CONVERTER_PATCHES)],
         checkpoint=checkpoint_path(CFG.model.checkpoint),
         tree=ENGINE_TREE,
         title=CFG.model.title,

@@ -1,24 +1,10 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
 # Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, and resources/engine/sycl/bin,
 # the programs that are measured where engine.backend is sycl.
-import re
-
 from scripts.phase_twin.engine import PROGRAMS, TESTS
 
 PATCHES = [f"patches/{name}" for name in Path("patches/series").read_text().split()]
 ENGINE_TREE = resources("engine/source")
-
-
-# which patches change the converter, and so what it makes; the rest of the engine does not
-CONVERTER_PATCHES = [
-    path
-    for path in PATCHES
-    if re.search(
-        r"^diff --git a/(convert_|conversion/|gguf-py/)",
-        Path(path).read_text(),
-        re.MULTILINE,
-    )
-]
 
 
 def engine(program, backend="cpu"):
