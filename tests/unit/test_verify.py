@@ -13,7 +13,7 @@ from make_release import write_hashes
 from phase_twin.config import Signing
 from phase_twin.errors import UserError
 from phase_twin.signing import PASSWORD, sign
-from prune_dual import GgufError
+from prune_dual import Gguf, GgufError, hash_gguf
 from prune_dual.cli import main
 
 TWIN = "some-twin.gguf"
@@ -26,7 +26,7 @@ def release(tmp_path) -> Path:
     small_twin(folder / TWIN, groups=2)
     (folder / "README.md").write_text("card\n")
     (folder / "build/build.sh").write_text("#!/bin/sh\n")
-    write_hashes(folder, TWIN, None)
+    write_hashes(folder, TWIN, hash_gguf(Gguf.read(folder / TWIN))[1], None)
     return folder
 
 
