@@ -58,7 +58,6 @@ rule build_engine:
     log:
         main="logs/engine/build.log",
         tool="logs/engine/build-tool.log",
-    cache: True
     conda:
         "../envs/pipeline.yaml"
     threads: THREADS
@@ -85,8 +84,6 @@ use rule build_engine as build_engine_sycl with:
     log:
         main="logs/engine/build-oneapi.log",
         tool="logs/engine/build-oneapi-tool.log",
-    # its programs need the libraries beside them, which a cache does not keep there
-    cache: False
     params:
         pipeline=VERSION,
         benchmark=own_benchmark(

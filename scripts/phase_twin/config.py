@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .engine import N_BATCH
 from .errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -58,15 +59,21 @@ class Imatrix(_Strict):
 
     @model_validator(mode="after")
     def _parts_have_chunks(self) -> "Imatrix":
-        # llama-imatrix starts at a chunk only if two follow
-        if self.parts > 1 and (self.chunks is None or self.chunks < 2 * self.parts):
-            raise ValueError(f"{self.parts} parts need `chunks`, two for each at least")
+        if self.parts > 1 and (self.chunks is None or self.chunks < self.parts * self.at_once):
+            raise ValueError(f"{self.parts} parts need `chunks`, {self.at_once} for each at least")
         return self
 
+    @property
+    def at_once(self) -> int:
+        """Chunks that llama-imatrix takes in one batch."""
+        return max(1, N_BATCH // self.n_ctx)
+
     def ranges(self) -> list[tuple[int, int]]:
-        """First chunk and number of chunks of each part."""
-        starts = [part * (self.chunks or 0) // self.parts for part in range(self.parts + 1)]
-        return [(start, end - start) for start, end in itertools.pairwise(starts)]
+        """First chunk and number of chunks of each part; the batches are those of a single run, so that the counts are."""
+        chunks = self.chunks or 0
+        batches = chunks // self.at_once
+        starts = [part * batches // self.parts * self.at_once for part in range(self.parts)]
+        return [(start, end - start) for start, end in itertools.pairwise([*starts, chunks])]
 
 
 def _or_plain_type(schema: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ SYCL_PROGRAMS = ("test-backend-ops", "test-sycl-experts", "llama-perplexity", "l
 ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}
 
 # one setting for every run whose results are compared
-BATCH = ("-b", "2048", "-ub", "512")
+N_BATCH = 2048
+BATCH = ("-b", str(N_BATCH), "-ub", "512")
 
 
 def override(key: str, value: int | str) -> list[str]:

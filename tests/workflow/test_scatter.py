@@ -14,7 +14,7 @@ from phase_twin.errors import UserError
 pytestmark = pytest.mark.nano
 
 IMATRIX, COVARIANCE = "results/nex-n2-nano/imatrix.gguf", "resources/models/nex-n2-nano/covariance.gguf"
-CHUNKS = 8
+CHUNKS = 14  # batches of 4, 4, 4 and 2
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
