@@ -69,7 +69,7 @@ class Imatrix(_Strict):
         return max(1, N_BATCH // self.n_ctx)
 
     def ranges(self) -> list[tuple[int, int]]:
-        """First chunk and number of chunks of each part; the batches are those of a single run, so that the counts are."""
+        """First chunk and number of chunks of each part: whole batches, as a single run has them, for equal counts."""
         chunks = self.chunks or 0
         batches = chunks // self.at_once
         starts = [part * batches // self.parts * self.at_once for part in range(self.parts)]
