@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from gather_timing import duration
+from phase_twin.card import format_size
 from phase_twin.files import write_text
-from phase_twin.plots import byte_unit
 from phase_twin.rule import run_rule
 
 STYLE = """<!doctype html>
@@ -25,18 +25,12 @@ th:first-child, td:first-child { text-align: left }
 Rows = Sequence[Mapping[str, Any]]
 
 
-def size(nbytes: float) -> str:
-    """Tell a size in its unit."""
-    unit, name = byte_unit(nbytes)
-    return f"{nbytes / unit:.2f} {name}"
-
-
 def quality_table(rows: Rows) -> list[dict[str, Any]]:
     """Lay out bench/quality.json."""
     return [
         {
             "": row["label"],
-            "weights": size(row["bytes"]),
+            "weights": format_size(row["bytes"]),
             "expert bits": f"{row['bpw_experts']:.3f}",
             "mean KLD [nats]": f"{row['kld_mean']:.5f} ± {row['kld_mean_err']:.5f}",
             "median KLD": f"{row['kld_median']:.5f}",
@@ -71,7 +65,7 @@ def curve_table(curve: Mapping[str, Any]) -> list[dict[str, Any]]:
     for nbytes in sorted(predicted.keys() | measured.keys()):
         # a budget may be filled out of order, by a group further back
         promoted, kld = predicted.get(nbytes, ("", ""))
-        row = {"weights": size(nbytes), "groups promoted in order": promoted, "mean KLD, predicted": kld}
+        row = {"weights": format_size(nbytes), "groups promoted in order": promoted, "mean KLD, predicted": kld}
         rows.append(row | {"mean KLD, measured": measured.get(nbytes, "")})
     return rows
 
@@ -85,7 +79,7 @@ def timing_table(rows: Rows) -> list[dict[str, Any]]:
             "time, all jobs": duration(row["seconds"]),
             "longest job": duration(row["longest"]),
             "CPU time, all jobs": duration(row["cpu_seconds"]),
-            "peak memory, largest job": size(row["peak_bytes"]),
+            "peak memory, largest job": format_size(row["peak_bytes"]),
         }
         for row in rows
     ]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -156,17 +156,6 @@ def card_context(
     def titled(row: QualityRow | SpeedRow) -> dict[str, Any]:
         return row.model_dump() | {"title": row_title(row, twin["name"], stock)}
 
-    settings: dict[tuple, dict[str, Any]] = {}
-    for row in quality:
-        key = (row.reference, row.chunks, row.n_ctx)
-        setting = settings.setdefault(key, dict(zip(("reference", "chunks", "n_ctx"), key, strict=True)) | {"rows": []})
-        setting["rows"].append(titled(row))
-    machines: dict[tuple, dict[str, Any]] = {}
-    for row in speed:
-        machine = machines.setdefault(
-            (row.device, row.backend), {"device": row.device, "backend": row.backend, "rows": []}
-        )
-        machine["rows"].append(titled(row))
     commands = {f"variant-{number}": f"./run-nx2.sh --sm {mode}" for number, mode in enumerate(("off", "on"))}
     commands |= {fit["name"]: fit["command"] for fit in fits}
     forms = [titled(row) | {"command": commands[row.label]} for row in quality if row.label in commands]
@@ -179,14 +168,23 @@ def card_context(
         "twin": twin,
         "mmproj": mmproj,
         "forms": sorted(forms, key=lambda form: form["bytes"]),
-        "settings": list(settings.values()),
-        "machines": list(machines.values()),
+        "settings": group_rows(map(titled, quality), ("reference", "chunks", "n_ctx")),
+        "machines": group_rows(map(titled, speed), ("device", "backend")),
         "order": order,
         "fits": fits,
         "provenance": provenance,
         "patch": {"sha256": patch_sha256},
         "release": release,
     }
+
+
+def group_rows(rows: Iterable[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Put rows that agree in `keys` together: each group has these and its `rows`, in the order they come in."""
+    groups: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        shared = {key: row[key] for key in keys}
+        groups.setdefault(tuple(shared.values()), shared | {"rows": []})["rows"].append(row)
+    return list(groups.values())
 
 
 def row_title(row: QualityRow | SpeedRow, twin: str, stock: dict[str, dict[str, str]]) -> str:

@@ -18,7 +18,7 @@ from .table import card_table
 from .transport import is_remote
 from .twin import KEY_BUDGET_MB, KEY_DEFAULT
 from .verify import run_verify
-from .writing import Layout, check_output, check_space, same_head, show_progress
+from .writing import Layout, check_output, check_space, live_progress, same_head
 
 log = logging.getLogger("prune-dual")
 
@@ -151,25 +151,21 @@ def _write(args: argparse.Namespace, source: Source, selection: Selection) -> in
         log.warning(
             "%s: no manifest.json: %s", source.where, "not verified" if remote else "compared with the twin only"
         )
-    live = sys.stderr.isatty()
-    progress = show_progress if live else None
     layout = plain_layout(source.twin, selection)
-    if _taken(args, layout):
+    taken = _taken(args, layout)
+    with live_progress() as progress:
+        if not taken:
+            return source.write(
+                selection,
+                args.out,
+                force=args.force,
+                manifest=manifest,
+                verify=args.verify or (args.manifest not in (None, "none")),
+                progress=progress,
+            )
         if manifest or args.verify:
             source.verify(args.out, layout, manifest, progress)
-        size = layout.nbytes
-    else:
-        size = source.write(
-            selection,
-            args.out,
-            force=args.force,
-            manifest=manifest,
-            verify=args.verify or (args.manifest not in (None, "none")),
-            progress=progress,
-        )
-    if live:
-        print(file=sys.stderr)
-    return size
+    return layout.nbytes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

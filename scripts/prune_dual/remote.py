@@ -27,7 +27,7 @@ from .plain import plain_layout
 from .selection import Selection
 from .transport import Remote, Stopped
 from .twin import Twin
-from .writing import Layout, Progress, check_output, check_space, locked, write_all
+from .writing import Layout, Progress, check_output, check_space, require_lock, write_all
 
 log = logging.getLogger("prune-dual")
 
@@ -243,7 +243,8 @@ def open_remote(location: str, out: Path | None, *, legacy_type_42: bool = False
     remote, folder = Remote(location), _folder(out)
     try:
         folder.mkdir(exist_ok=True)
-        with open(folder / "lock", "wb") as lock, locked(lock, out):
+        with open(folder / "lock", "wb") as lock:
+            require_lock(lock, out)
             try:
                 yield RemoteSource(remote, folder, legacy_type_42=legacy_type_42)
             finally:

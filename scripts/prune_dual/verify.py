@@ -12,7 +12,7 @@ from .errors import GgufError, amount
 from .hashing import sha256_span
 from .manifest import MANIFEST_NAME, MAX_NBYTES, FileHash, Manifest
 from .source import read_small
-from .writing import Progress, show_progress
+from .writing import Progress, live_progress
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -139,10 +139,8 @@ def run_verify(argv: Sequence[str]) -> None:
     folder = args.folder or Path(sys.argv[0]).resolve().parent
     manifest = read_manifest(folder)
     signed = check_signature(folder, args.key)
-    live = sys.stderr.isatty()
-    faults = find_faults(folder, manifest, present=args.present, progress=show_progress if live else None)
-    if live:
-        print(file=sys.stderr)
+    with live_progress() as progress:
+        faults = find_faults(folder, manifest, present=args.present, progress=progress)
     for fault in faults:
         print(f"prune-dual: {fault}", file=sys.stderr)
     if faults:

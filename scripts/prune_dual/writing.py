@@ -24,6 +24,15 @@ def show_progress(done: int, total: int) -> None:
     print(f"\rprune-dual: {amount(done)} of {amount(total)}  ", end="", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def live_progress() -> Iterator[Progress | None]:
+    """Yield what shows progress on a terminal, and end its line; None elsewhere."""
+    live = sys.stderr.isatty()
+    yield show_progress if live else None
+    if live:
+        print(file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where each part of a GGUF file stands; offsets are bytes from the file's start."""
@@ -177,7 +186,8 @@ def partial_path(path: Path) -> Path:
 def _partial(path: Path) -> Iterator[BinaryIO]:
     """Yield an empty unbuffered file beside `path` that is renamed to it at the end, or removed on any failure."""
     partial = partial_path(path)
-    with open(partial, "r+b", buffering=0, opener=_create) as out, locked(out, path):
+    with open(partial, "r+b", buffering=0, opener=_create) as out:
+        require_lock(out, path)
         # between open and lock the run that had it may have given it its name
         if not (partial.exists() and os.path.samestat(os.fstat(out.fileno()), partial.stat())):
             raise GgufError(f"{path}: another run has just written it")
@@ -196,9 +206,8 @@ def _create(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT, 0o666)
 
 
-@contextmanager
-def locked(file: BinaryIO, out: Path) -> Iterator[None]:
-    """Hold the lock on `file`, which stands for writing `out`; where the system has no such locks, do nothing.
+def require_lock(file: BinaryIO, out: Path) -> None:
+    """Lock `file`, which stands for writing `out`, until it is closed; where the system has no such locks, do nothing.
 
     Raises
     ------
@@ -208,7 +217,6 @@ def locked(file: BinaryIO, out: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:
-        yield
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -216,7 +224,6 @@ def locked(file: BinaryIO, out: Path) -> Iterator[None]:
         raise GgufError(f"{out}: another run is writing it") from None
     except OSError:
         pass  # a file system without locks
-    yield
 
 
 def _copy(source: BinaryIO, span: Span, out: BinaryIO, progress: Progress | None, total: int) -> None:

@@ -2,12 +2,13 @@
 
 import pandas as pd
 
-from write_tables import curve_table, quality_table, size, speed_table, timing_table
+from phase_twin.card import format_size
+from write_tables import curve_table, quality_table, speed_table, timing_table
 
 
 def test_sizes_are_told_in_their_unit():
-    assert size(2**34 + 2**29) == "16.50 GiB"
-    assert size(9431584) == "8.99 MiB"
+    assert format_size(2**34 + 2**29) == "16.50 GiB"
+    assert format_size(9431584) == "8.99 MiB"
 
 
 def test_values_stand_beside_their_errors():

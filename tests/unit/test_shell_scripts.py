@@ -54,6 +54,11 @@ def release(tmp_path, fakes):
     return folder
 
 
+def work_of(release: Path) -> Path:
+    """Where build.sh keeps what it fetches."""
+    return release / "build" / "work"
+
+
 def program(folder: Path, name: str, body: str) -> Path:
     """Put a fake program there; it never writes through a link to a real one."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -596,7 +601,7 @@ def test_build(build, release, source):
     done, calls = build("--cpu", "--source", source, "--jobs", "3", "--", "-DSOME=1")
     assert done.returncode == 0, done.stderr
     configure, compile_ = calls
-    tree = release / "build/work" / source
+    tree = work_of(release) / source
     assert configure.startswith(f"-S {tree} -B {release}/build/out -G Ninja -DCMAKE_BUILD_TYPE=Release ")
     assert "-DLLAMA_BUILD_NUMBER=9550" in configure
     assert "SYCL" not in configure
@@ -633,7 +638,7 @@ def test_build_for_sycl_after_the_patch_changed(build, release):
     done, calls = build()
     assert done.returncode == 0, done.stderr
     assert len(calls) == 2
-    assert (release / "build/work/git/src/type.c").read_text() == "int newer;\n"
+    assert (work_of(release) / "git/src/type.c").read_text() == "int newer;\n"
 
 
 def test_build_with_half_precision(build):
@@ -700,14 +705,14 @@ def test_build_inside_another_repository(build, release):
     subprocess.run(["git", "init", "-q", release], check=True)
     done, _ = build("--cpu", "--source", "sdist")
     assert done.returncode == 0, done.stderr
-    assert (release / "build/work/sdist/src/type.c").read_text() == "int new;\n"
+    assert (work_of(release) / "sdist/src/type.c").read_text() == "int new;\n"
 
 
 def test_build_falls_back_to_the_package(build, release, tmp_path):
     shutil.rmtree(tmp_path / "origin")
     done, _ = build("--cpu")
     assert done.returncode == 0, done.stderr
-    assert (release / "build/work/sdist/src/type.c").read_text() == "int new;\n"
+    assert (work_of(release) / "sdist/src/type.c").read_text() == "int new;\n"
     done, calls = build("--cpu", "--source", "git", "--", "-DOTHER=1")
     assert (done.returncode, calls) == (1, [])
     assert "try --source sdist" in done.stderr.splitlines()[-1]
@@ -718,7 +723,7 @@ def test_build_refuses_another_package(build, release, tmp_path):
     done, calls = build("--cpu", "--source", "sdist")
     assert (done.returncode, calls) == (1, [])
     assert f"SHA-256 is {hashlib.sha256(b'other').hexdigest()}, expected " in done.stderr
-    assert not (release / "build/work/download").exists()
+    assert not (work_of(release) / "download").exists()
 
 
 def test_build_names_all_that_is_missing(build, fakes, release):
@@ -731,7 +736,7 @@ def test_build_names_all_that_is_missing(build, fakes, release):
     assert [line.split()[0] for line in named] == ["git", "cmake", "ninja", "icx", "oneMKL:"]
     assert "BUILD.md" in last
     assert "or build with --cpu" in done.stderr
-    assert not (release / "build/work").exists()  # nothing was fetched
+    assert not work_of(release).exists()  # nothing was fetched
 
 
 def test_build_with_a_patch_that_does_not_apply(build, release):
