@@ -61,12 +61,12 @@ rule write_reference_logits:
 
 rule measure_quality:
     input:
-        logits=rules.write_reference_logits.output.logits,
         program=measured_engine("llama-perplexity"),
         model=lambda wildcards: measured(wildcards.label)[0],
         verified=lambda wildcards: (
             rules.verify_twin.output.report if wildcards.label in OURS else []
         ),
+        logits=rules.write_reference_logits.output.logits,
     output:
         row=results("bench/quality/{label}.json"),
     log:

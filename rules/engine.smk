@@ -12,11 +12,6 @@ def engine(program, backend="cpu"):
     return resources(f"engine/{backend}/bin/{program}")
 
 
-def programs(names, backend="cpu"):
-    """Outputs by name, as a rule must have them whose files can come from a cache."""
-    return {name.replace("-", "_"): engine(name, backend) for name in names}
-
-
 def measured_engine(program):
     """Path of the program that measures: the one for engine.backend."""
     return engine(program, CFG.engine.backend)
@@ -53,11 +48,13 @@ rule build_engine:
     input:
         manifest=rules.fetch_engine.output.manifest,
     output:
-        **programs((*PROGRAMS, *TESTS)),
+        programs=[engine(program) for program in (*PROGRAMS, *TESTS)],
         facts=resources("engine/cpu/engine.json"),
     log:
         main="logs/engine/build.log",
         tool="logs/engine/build-tool.log",
+    benchmark:
+        "benchmarks/engine/build.tsv"
     conda:
         "../envs/pipeline.yaml"
     threads: THREADS
@@ -66,8 +63,6 @@ rule build_engine:
         disk_mb=2000,
         runtime=60,
     params:
-        pipeline=VERSION,
-        benchmark=own_benchmark("build_engine", "benchmarks/engine/build.tsv"),
         backend="cpu",
         tree=ENGINE_TREE,
         build=resources("engine/build-cpu"),
@@ -79,16 +74,16 @@ rule build_engine:
 
 use rule build_engine as build_engine_sycl with:
     output:
-        **programs((*PROGRAMS, "test-backend-ops"), "sycl"),
+        programs=[
+            engine(program, "sycl") for program in (*PROGRAMS, "test-backend-ops")
+        ],
         facts=resources("engine/sycl/engine.json"),
     log:
         main="logs/engine/build-oneapi.log",
         tool="logs/engine/build-oneapi-tool.log",
+    benchmark:
+        "benchmarks/engine/build-oneapi.tsv"
     params:
-        pipeline=VERSION,
-        benchmark=own_benchmark(
-            "build_engine_sycl", "benchmarks/engine/build-oneapi.tsv"
-        ),
         backend="sycl",
         f16=CFG.engine.sycl_f16,
         tree=ENGINE_TREE,

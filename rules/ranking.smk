@@ -5,11 +5,11 @@
 
 rule measure_order:
     input:
-        logits=rules.write_reference_logits.output.logits,
         program=measured_engine("llama-perplexity"),
         twin=rules.pack_twin.output.twin,
         verified=rules.verify_twin.output.report,
         order=rules.rank_groups.output.order,
+        logits=rules.write_reference_logits.output.logits,
     output:
         row=results("bench/orders/{method}-{percent}.json"),
     log:

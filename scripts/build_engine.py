@@ -130,7 +130,7 @@ def main(snakemake: Any) -> None:
     compiler = require_compiler(backend)
     tree, build = Path(snakemake.params.tree), Path(snakemake.params.build)
     flags = configure_flags(backend, manifest, snakemake.params.get("f16", False))
-    programs = [Path(path) for path in snakemake.output if path != snakemake.output.facts]
+    programs = [Path(program) for program in snakemake.output.programs]
     compile_programs(tree, build, flags, programs, snakemake.threads, snakemake.log.tool)
     if "-DBUILD_SHARED_LIBS=ON" in flags:
         copy_libraries(build / "bin", programs[0].parent)

@@ -64,19 +64,13 @@ def rule(tmp_path):
     made = tmp_path / "sycl/bin"
     return SimpleNamespace(
         input=SimpleNamespace(manifest=tmp_path / "source.json"),
-        output=Output([made / "llama-bench", made / "test-backend-ops"], tmp_path / "sycl/engine.json"),
+        output=SimpleNamespace(
+            programs=[made / "llama-bench", made / "test-backend-ops"], facts=tmp_path / "sycl/engine.json"
+        ),
         params={"f16": True},
         log=SimpleNamespace(tool=tmp_path / "tool.log"),
         threads=3,
     )
-
-
-class Output(list):
-    """All outputs in a row, the facts also by name."""
-
-    def __init__(self, programs: list[Path], facts: Path) -> None:
-        super().__init__([*programs, facts])
-        self.facts = facts
 
 
 class Params(dict):
@@ -88,7 +82,7 @@ class Params(dict):
 def test_build_with_oneapi(oneapi, rule, tmp_path):
     build = tmp_path / "build"
     rule.params = Params(backend="sycl", f16=True, tree=str(tmp_path / "tree"), build=str(build))
-    made = rule.output[0].parent
+    made = rule.output.programs[0].parent
     made.mkdir(parents=True)
     (made / "libggml-sycl.so.0.0.0").write_text("of an earlier build")
     main(rule)
