@@ -13,6 +13,7 @@ import gguf
 import pytest
 
 import gguf_files
+from file_state import unread
 from gguf_files import BAD_IQ3_A770, CODEBOOK, IQ3_A770, Q3_K, Q4_K, Q6_K, Raw, expert, filled, small_twin, twin_keys
 from phase_twin.single_file import single_file
 from prune_dual import IQ3_A770_LEGACY, MIB, Gguf, GgufError, Twin, prune, select
@@ -274,12 +275,12 @@ def test_resume_takes_a_finished_file(run, twin, tmp_path):
     arguments = ["--dual", "twin.gguf", "--out", "out.gguf", "--resume"]
     assert "out.gguf: needs 10" in run(*arguments, "--variant", "1", "--dry-run").stdout
     assert run(*arguments, "--variant", "1").returncode == 0
-    first = (tmp_path / "out.gguf").stat()
+    first = unread(tmp_path / "out.gguf")
     assert "out.gguf: is there already as it would be written" in run(*arguments, "--variant", "1", "--dry-run").stdout
     done = run(*arguments, "--variant", "1", "--verify")
     assert done.returncode == 0, done.stderr
     assert "wrote out.gguf" in done.stdout
-    assert (tmp_path / "out.gguf").stat() == first
+    assert unread(tmp_path / "out.gguf") == first
     # of another selection it is not the file
     assert "is not what would be written" in run(*arguments, "--variant", "0").stderr
     data = bytearray((tmp_path / "out.gguf").read_bytes())

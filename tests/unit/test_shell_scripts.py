@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from file_state import unread
 from phase_twin.card import render, shell_safe
 from phase_twin.sources import load_sources
 
@@ -456,14 +457,6 @@ def test_install_keeps_what_is_there(install, release, fakes, name):
     assert name in done.stderr
     assert (release / name).read_bytes() == b"mine"
     assert sorted(release.iterdir()) == before
-
-
-def unread(path: Path) -> tuple[bytes, list[float]]:
-    """Content and state of a file but for when it was last read: installing again reads the launcher."""
-    stat = path.stat()
-    state = [getattr(stat, name) for name in dir(stat) if name.startswith("st_") and not name.startswith("st_atime")]
-    content = path.read_bytes()
-    return content, state
 
 
 def test_install_again_does_nothing(install, release, fakes):
