@@ -1,7 +1,6 @@
 # What every stage uses: the validated configuration, path helpers, needed resources.
 import os
 import sys
-import tomllib
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -12,11 +11,12 @@ from scripts.phase_twin.errors import UserError
 from scripts.phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from scripts.phase_twin.sources import load_sources
 
+# also a param of what a cache between workflows may keep: it must not outlive a change of ours
+from scripts.phase_twin.version import VERSION
+
 # python, cmake and ninja of the environment that snakemake runs in, also where it was not activated
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
-# of the pipeline; also a param of what a cache between workflows may keep: it must not outlive a change of ours
-VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 SOURCES_FILE = "config/sources.yaml"
 
 try:
@@ -56,6 +56,11 @@ def resources(path):
 
 def model_resources(path):
     return resources(f"models/{CFG.model.name}/{path}")
+
+
+def disposable(path):
+    """A large output that `disk.lean` has deleted after its last use."""
+    return temp(path) if CFG.disk.lean else path
 
 
 def logs(path):

@@ -7,7 +7,7 @@ rule convert_checkpoint:
         checkpoint=checkpoint_files(CFG.model.checkpoint),
         manifest=rules.fetch_engine.output.manifest,
     output:
-        model=model_resources(f"{CFG.model.title}-BF16.gguf"),
+        model=disposable(model_resources(f"{CFG.model.title}-BF16.gguf")),
         digest=model_resources(f"{CFG.model.title}-BF16.gguf.sha256"),
         mmproj_digest=model_resources(f"{CFG.model.title}-mmproj-F16.gguf.sha256"),
         mmproj=results(f"{CFG.model.title}-mmproj-F16.gguf"),

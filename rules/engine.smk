@@ -1,7 +1,7 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
 # Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, and resources/engine/sycl/bin,
 # the programs that are measured where engine.backend is sycl.
-from scripts.phase_twin.engine import PROGRAMS, TESTS
+from scripts.phase_twin.engine import PROGRAMS, SOURCE_MANIFEST, TESTS
 
 PATCHES = [f"patches/{name}" for name in Path("patches/series").read_text().split()]
 ENGINE_TREE = resources("engine/source")
@@ -22,7 +22,7 @@ rule fetch_engine:
         sources=SOURCES_FILE,
         patches=PATCHES,
     output:
-        manifest=resources("engine/source.json"),
+        manifest=SOURCE_MANIFEST,
     log:
         main="logs/engine/fetch.log",
         tool="logs/engine/fetch-tool.log",

@@ -5,7 +5,7 @@
 
 def covariance_output():
     if any(recipe.needs_covariance for recipe in RECIPES.values()):
-        return {"covariance": model_resources("covariance.gguf")}
+        return {"covariance": disposable(model_resources("covariance.gguf"))}
     return {}
 
 

@@ -45,7 +45,7 @@ rule quantize_recipe:
         ),
         ranking=rules.rank_layers.output.ranking,
     output:
-        gguf=model_resources(f"{CFG.model.title}-{{recipe}}.gguf"),
+        gguf=disposable(model_resources(f"{CFG.model.title}-{{recipe}}.gguf")),
         digest=model_resources(f"{CFG.model.title}-{{recipe}}.gguf.sha256"),
     log:
         main=logs("quantize-{recipe}.log"),

@@ -85,6 +85,17 @@ def order_of(method):
     return str(rules.rank_groups.output.order).format(method=method)
 
 
+def last_uses_of_bf16(wildcards):
+    """What else is made of the BF16 model, which `disk.lean` has gone before a twin takes its place on the disk."""
+    if not CFG.disk.lean:
+        return []
+    logits = [rules.write_reference_logits.output.logits]
+    if CFG.rank.method == "measured":
+        logits.append(rules.write_rank_logits.output.logits)
+    compared = [quantized(name) for name in COMPARED]
+    return [*compared, *logits, rules.write_provenance.output.facts]
+
+
 # a twin in any order serves to measure mixes; the order of the real one follows from them
 rule pack_draft:
     input:
@@ -92,8 +103,10 @@ rule pack_draft:
         digests=VARIANT_DIGESTS,
         order=order_of("first_layers"),
         provenance=[],
+        after=last_uses_of_bf16,
     output:
         twin=temp(model_resources("draft-twin.gguf")),
+        digest=temp(model_resources("draft-twin.gguf.sha256")),
     log:
         main=logs("pack-draft.log"),
     benchmark:

@@ -5,7 +5,7 @@ SOURCES_LOCK = "config/sources.lock.yaml"
 
 rule retrieve_checkpoint:
     output:
-        directory(resources("checkpoints/{name}")),
+        disposable(directory(resources("checkpoints/{name}"))),
     log:
         main="logs/retrieve/checkpoint-{name}.log",
     benchmark:

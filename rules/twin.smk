@@ -39,8 +39,10 @@ rule pack_twin:
         digests=VARIANT_DIGESTS,
         order=order_of(CFG.rank.method),
         provenance=rules.write_provenance.output.facts,
+        after=last_uses_of_bf16,
     output:
         twin=results(f"{CFG.model.title}-twin.gguf"),
+        digest=results(f"{CFG.model.title}-twin.gguf.sha256"),
     log:
         main=logs("pack.log"),
     benchmark:

@@ -6,9 +6,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from gather_curve import read_row
 from phase_twin.experts import CLASSES, layer_and_class
 from phase_twin.plots import new_plot, save
+from phase_twin.results import read_result
 from phase_twin.rule import run_rule
 
 
@@ -60,7 +60,7 @@ def draw(order: Mapping[str, Any], title: str) -> plt.Figure:
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     title = f"{snakemake.params.title}: what promoting each group is worth"
-    save(draw(read_row(snakemake.input.order), title), snakemake.output.plot)
+    save(draw(read_result(snakemake.input.order), title), snakemake.output.plot)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Draw speed: a bar per file and depth, prompt processing beside generation."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from phase_twin.plots import BLUE, RED, color_key, new_panels, save
+from phase_twin.results import read_result
 from phase_twin.rule import run_rule
 
 GREY = "#444444"
@@ -59,7 +58,7 @@ def draw(table: pd.DataFrame, title: str, ours: Sequence[str]) -> plt.Figure:
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    table = pd.DataFrame(json.loads(Path(snakemake.input.speed).read_text()))
+    table = pd.DataFrame(read_result(snakemake.input.speed))
     first = table.iloc[0]
     title = f"{snakemake.params.title} on {first.device} ({first.backend}), {first.threads} threads"
     save(draw(table, title, snakemake.params.ours), snakemake.output.plot)

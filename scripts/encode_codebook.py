@@ -1,6 +1,5 @@
 """Put what IQ3_A770 makes of the experts with one table into a copy of the BF16 model, and measure the error."""
 
-import json
 import logging
 import shutil
 import tempfile
@@ -17,7 +16,8 @@ from phase_twin.expert_matrices import (
     relative_rmse,
     to_bf16,
 )
-from phase_twin.files import atomic_output, write_text
+from phase_twin.files import atomic_output
+from phase_twin.results import read_result, write_result
 from phase_twin.rule import Progress, run_rule
 from prune_dual import IQ3_A770_CODEBOOK, Gguf
 from rank_groups import read_imatrix
@@ -57,14 +57,14 @@ def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     table = snakemake.params.table or list(IQ3_A770_CODEBOOK)
     if snakemake.input.fitted:
-        table = json.loads(Path(snakemake.input.fitted).read_text())["table"]
+        table = read_result(snakemake.input.fitted)["table"]
     model, imatrix = Gguf.read(snakemake.input.model), read_imatrix(snakemake.input.imatrix)
     with tempfile.TemporaryDirectory() as folder, atomic_output(snakemake.output.gguf) as partial:
         codec = Codec(table, Path(snakemake.params.tree), Path(folder), snakemake.log.tool)
         shutil.copyfile(model.path, partial)
         errors = encode_into(partial, model, imatrix, codec, snakemake.params.run)
     row = {"codebook": snakemake.params.codebook, "run": snakemake.params.run, "table": list(table), **errors}
-    write_text(snakemake.output.row, json.dumps(row) + "\n")
+    write_result(snakemake.output.row, row, snakemake)
     log.info("%s %s: relative RMSE %.4f", row["codebook"], row["table"], row["rmse"])
 
 

@@ -1,6 +1,5 @@
 """Fit IQ3_A770's table to the experts of a model: Lloyd iterations from version 1."""
 
-import json
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ import numpy as np
 
 from phase_twin.codebook import END, Codec
 from phase_twin.expert_matrices import Imatrix, energies, error_weights, expert_tensors, matrices, relative_rmse
-from phase_twin.files import write_text
 from phase_twin.iq3_a770 import unpack
+from phase_twin.results import write_result
 from phase_twin.rule import run_rule
 from prune_dual import IQ3_A770_CODEBOOK, Gguf
 from rank_groups import read_imatrix
@@ -78,7 +77,7 @@ def main(snakemake: Any) -> None:
         if table == steps[-1]["table"]:
             break
     best = min(steps, key=lambda step: step["rmse_encoder"])
-    write_text(snakemake.output.fitted, json.dumps({"table": best["table"], "steps": steps}, indent=2) + "\n")
+    write_result(snakemake.output.fitted, {"table": best["table"], "steps": steps}, snakemake)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Gather error and quality of every codebook into one table."""
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from phase_twin.files import write_text
+from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 
 FACTS = ("table", "rmse", "rmse_encoder", "reference", "chunks", "n_ctx", "kld_mean_err", "top1_err")
@@ -45,10 +43,9 @@ def gather(errors: Iterable[dict[str, Any]], qualities: Iterable[dict[str, Any]]
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     errors, qualities = (
-        [json.loads(Path(path).read_text()) for path in paths]
-        for paths in (snakemake.input.errors, snakemake.input.qualities)
+        [read_result(path) for path in paths] for paths in (snakemake.input.errors, snakemake.input.qualities)
     )
-    write_text(snakemake.output.table, json.dumps(gather(errors, qualities), indent=2) + "\n")
+    write_result(snakemake.output.table, gather(errors, qualities), snakemake)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,15 @@
 """Gather what each further byte buys: KLD over bytes in the order of the twin, predicted per group and measured."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 
-from phase_twin.files import write_text
 from phase_twin.plots import BLUE, RED, byte_unit, new_plot, save
+from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 
 Row = Mapping[str, Any]
-
-
-def read_row(path: str | Path) -> dict[str, Any]:
-    """Read one measurement."""
-    return json.loads(Path(path).read_text())
 
 
 def point(row: Row) -> dict[str, Any]:
@@ -72,9 +65,9 @@ def draw(curve: Row, title: str) -> plt.Figure:
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    low, high = map(read_row, snakemake.input.phases)
-    order: Sequence[Any] | Any = read_row(snakemake.input.order)
-    rows: list[Row] = [low, *map(read_row, snakemake.input.rows), high]
+    low, high = map(read_result, snakemake.input.phases)
+    order: Sequence[Any] | Any = read_result(snakemake.input.order)
+    rows: list[Row] = [low, *map(read_result, snakemake.input.rows), high]
     curve = {
         "order": order["method"],
         "reference": low["reference"],
@@ -82,7 +75,7 @@ def main(snakemake: Any) -> None:
         "points": predict(order, low, high),
         "measured": sorted(map(point, rows), key=lambda row: row["bytes"]),
     }
-    write_text(snakemake.output.curve, json.dumps(curve, indent=2) + "\n")
+    write_result(snakemake.output.curve, curve, snakemake)
     title = f"{snakemake.params.title}: what each further byte buys"
     figure = draw(curve, title)
     for path in (snakemake.output.plot, snakemake.output.png):

@@ -1,15 +1,13 @@
 """Gather the quality rows into one table and draw KLD against size."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from phase_twin.files import write_text
 from phase_twin.plots import BLUE, RED, byte_unit, label_points, new_plot, save
+from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 
 
@@ -46,8 +44,8 @@ def draw(table: pd.DataFrame, title: str, ours: Sequence[str], joined: bool) -> 
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    rows = [json.loads(Path(path).read_text()) for path in snakemake.input.rows]
-    write_text(snakemake.output.table, json.dumps(rows, indent=2) + "\n")
+    rows = [read_result(path) for path in snakemake.input.rows]
+    write_result(snakemake.output.table, rows, snakemake)
     table = pd.DataFrame(rows)
     title = (
         f"{snakemake.params.title}: KLD against {rows[0]['reference']}, {rows[0]['chunks']} x {rows[0]['n_ctx']} tokens"

@@ -1,7 +1,6 @@
 """Gather the study of orders of promotion: what each closes of the gap at each budget, and how near the best it is."""
 
 import itertools
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from gather_curve import read_row
-from phase_twin.files import write_text
 from phase_twin.plots import new_plot, save
+from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 
 log = logging.getLogger("phase_twin")
@@ -101,12 +99,12 @@ def draw(orders: Sequence[Row], title: str) -> plt.Figure:
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    low, high = map(read_row, snakemake.input.phases)
+    low, high = map(read_result, snakemake.input.phases)
     percents = snakemake.params.percents
-    rows = iter(map(read_row, snakemake.input.rows))
+    rows = iter(map(read_result, snakemake.input.rows))
     orders = []
     for path in snakemake.input.orders:
-        order, measured = read_row(path), list(itertools.islice(rows, len(percents)))
+        order, measured = read_result(path), list(itertools.islice(rows, len(percents)))
         table = [
             {
                 "percent": row["percent"],
@@ -121,7 +119,7 @@ def main(snakemake: Any) -> None:
         log.info("%s: mean KLD over all budgets %.5f", order["method"], entry["area"])
     phases = [{key: row[key] for key in ("bytes", "kld_mean", "kld_mean_err")} for row in (low, high)]
     study = {"reference": low["reference"], "chunks": low["chunks"], "phases": phases, "orders": orders}
-    write_text(snakemake.output.table, json.dumps(study, indent=2) + "\n")
+    write_result(snakemake.output.table, study, snakemake)
     title = f"{snakemake.params.title}: orders of promotion"
     save(draw(orders, title), snakemake.output.plot)
 

@@ -1,6 +1,5 @@
 """Gather time and memory of every rule from Snakemake's benchmark files, and draw them."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from phase_twin.files import write_text
 from phase_twin.plots import BLUE, byte_unit, new_panels, save
+from phase_twin.results import write_result
 from phase_twin.rule import run_rule
 
 MIB = 2**20
@@ -85,7 +84,7 @@ def draw(table: pd.DataFrame, title: str) -> plt.Figure:
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     table = sum_up(read_jobs(Path(snakemake.params.folder), snakemake.params.patterns))
-    write_text(snakemake.output.table, json.dumps(table.to_dict("records"), indent=2) + "\n")
+    write_result(snakemake.output.table, table.to_dict("records"), snakemake)
     title = f"{snakemake.params.title}: {duration(table.seconds.sum())} of jobs"
     save(draw(table, title), snakemake.output.plot)
 

@@ -1,13 +1,12 @@
 """Measure the twin with some of its groups promoted: those named, or those that an order fits into a budget."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from measure_quality import measure
-from phase_twin.files import write_text
 from phase_twin.mix import mix
+from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 from prune_dual import Selection, Twin, select
 
@@ -27,7 +26,7 @@ def main(snakemake: Any) -> None:
     if params.get("percent") is None:
         promoted = [name for name in params.promoted if name in twin.groups]
     else:
-        selection = fit(twin, json.loads(Path(given.order).read_text()), params.percent)
+        selection = fit(twin, read_result(given.order), params.percent)
         promoted = selection.promoted
         row = {"percent": params.percent, "budget_bytes": selection.budget_bytes, "bytes": selection.selected_bytes}
     # always the same name, so that nothing piles up after a kill
@@ -44,7 +43,7 @@ def main(snakemake: Any) -> None:
             snakemake.log.tool,
         )
     row |= {"promoted": promoted, "reference": params.reference, "chunks": params.chunks, **summary}
-    write_text(snakemake.output.row, json.dumps(row, indent=2) + "\n")
+    write_result(snakemake.output.row, row, snakemake)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Measure one model, or one phase of the twin, against the reference logits."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from phase_twin.engine import BATCH, ENVIRONMENT, override
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS
-from phase_twin.files import write_text
+from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf, Twin
 
@@ -97,7 +96,7 @@ def main(snakemake: Any) -> None:
             snakemake.log.tool,
         ),
     }
-    write_text(snakemake.output.row, json.dumps(row, indent=2) + "\n")
+    write_result(snakemake.output.row, row, snakemake)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phase_twin.engine import ENVIRONMENT, override
-from phase_twin.files import write_text
+from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
 
 log = logging.getLogger("phase_twin")
@@ -72,7 +72,7 @@ def main(snakemake: Any) -> None:
             for sample in parse_samples(run_tool(command, snakemake.log.tool, env=ENVIRONMENT, append=True)):
                 samples.setdefault((case["label"], sample["test"], sample["depth"]), []).append(sample)
     rows = summarise(samples, {case["label"]: case["file"] for case in cases})
-    write_text(snakemake.output.speed, json.dumps(rows, indent=2) + "\n")
+    write_result(snakemake.output.speed, rows, snakemake)
 
 
 if __name__ == "__main__":

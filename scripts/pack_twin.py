@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS
-from phase_twin.files import check_digest
+from phase_twin.files import check_digest, write_digest
+from phase_twin.results import read_result
 from phase_twin.rule import Progress, run_rule
 from prune_dual import (
     CHUNK,
@@ -218,7 +219,7 @@ def main(snakemake: Any) -> None:
     for path, digest in zip(snakemake.input.variants, snakemake.input.digests, strict=True):
         check_digest(path, digest)
     provenance = snakemake.input.provenance
-    order = json.loads(Path(snakemake.input.order).read_text(encoding="utf-8"))
+    order = read_result(snakemake.input.order)
     groups = pack(
         [Path(path) for path in snakemake.input.variants],
         Path(snakemake.output.twin),
@@ -226,6 +227,7 @@ def main(snakemake: Any) -> None:
         order["promote_tie"],
         provenance=json.loads(Path(provenance).read_text(encoding="utf-8")) if provenance else None,
     )
+    write_digest(snakemake.output.twin, snakemake.output.digest)
     log.info("packed %d groups into %s", len(groups), snakemake.output.twin)
 
 

@@ -1,6 +1,5 @@
 """Put the groups in order of promotion: most benefit per byte first."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS, units
-from phase_twin.files import write_text
+from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 from prune_dual import Gguf, Tensor
 
@@ -94,12 +93,12 @@ def order_groups(
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     low, high = (Gguf.read(path) for path in snakemake.input.variants)
-    scores = json.loads(Path(snakemake.input.scores).read_text())
+    scores = read_result(snakemake.input.scores)
     benefit, gain = scores["benefit"], gain_bytes(low, high)
     order, tie = order_groups(benefit, gain, snakemake.params.layers, snakemake.params.tie_gate_up)
     groups = [{"name": name, "benefit": benefit[name], "gain_bytes": gain[name]} for name in order]
     document = {"method": scores["method"], "promote_order": order, "promote_tie": tie, "groups": groups}
-    write_text(snakemake.output.order, json.dumps(document, indent=2) + "\n")
+    write_result(snakemake.output.order, document, snakemake)
     log.info("ranked %d groups by %s, first %s", len(order), scores["method"], order[0])
 
 

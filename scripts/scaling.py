@@ -19,6 +19,8 @@ LAYERS = 40
 N_CTX = 512
 # the text is not part of the project, so its length is not known before the download
 CALIBRATION_CHUNKS = 140
+COMPARED = ("IQ3_XXS",)  # bench.compare
+TWIN_CASES = 4  # both phases, two pruned files
 LOGITS_GIB = 126.6e6 / GIB  # of a chunk, at 248,320 words
 
 # of one job on nano: config/nano.yaml, and the length of its calibration text
@@ -44,6 +46,7 @@ QUANTIZE_MB_S = {"IQ3_A770": 3.0, "Q4_K": 30, "IQ3_XXS": 7.2, "Q3_K": 107, "IQ3_
 EXPERT_BITS = {"IQ3_A770": 3.1875, "Q4_K": 4.5, "IQ3_XXS": 3.0625, "Q3_K": 3.4375, "IQ3_S": 3.4375, "IQ4_XS": 4.25}
 REST_GIB = 1.9  # Q6_K, stored once
 COVARIANCE_GIB = 5.7e9 / GIB  # docs/iq3_a770.md
+MMPROJ_GIB = 0.9
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,12 @@ def steps(rate: Mapping[str, float]) -> list[Step]:
         return EXPERT_WEIGHTS * 4 / 1e6 / QUANTIZE_MB_S[kind]
 
     low, high = file_gib("IQ3_A770"), file_gib("Q4_K")
-    stock = ("IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS")
-    slowest = min(stock, key=QUANTIZE_MB_S.__getitem__)
+    slowest = min(COMPARED, key=QUANTIZE_MB_S.__getitem__)
+    stock = sum(map(file_gib, COMPARED))
     twin = low + high - REST_GIB
-    # two tests at each depth, which is filled before; five rounds over eight files
-    speed = 5 * 8 * (2 * (512 + 128) + 2 * 4096)
+    cases = TWIN_CASES + len(COMPARED)
+    # two tests at each depth, which is filled before; five rounds over all files
+    speed = 5 * cases * (2 * (512 + 128) + 2 * 4096)
     reference, ranked = 100 * LOGITS_GIB, 16 * LOGITS_GIB
     return [
         Step("retrieve_checkpoint", "", 1, 0, BF16_GIB, BF16_GIB, INTERNET_GIB_S),
@@ -129,7 +133,7 @@ def steps(rate: Mapping[str, float]) -> list[Step]:
         Step("compute_imatrix", "", 1, passes("compute_imatrix", CALIBRATION_CHUNKS), BF16_GIB, COVARIANCE_GIB),
         Step("quantize_recipe", "variant 0", 1, encode("IQ3_A770"), BF16_GIB, low),
         Step("quantize_recipe", "variant 1", 1, encode("Q4_K"), BF16_GIB, high),
-        Step("quantize_recipe", "stock", len(stock), encode(slowest), BF16_GIB, sum(map(file_gib, stock))),
+        Step("quantize_recipe", "stock", len(COMPARED), encode(slowest), BF16_GIB, stock),
         Step("write_rank_logits", "", 1, passes("write_reference_logits", 16), BF16_GIB, ranked),
         Step("write_reference_logits", "", 1, passes("write_reference_logits", 100), BF16_GIB, reference),
         Step("pack_draft", "", 1, 0, low + high, twin),
@@ -138,25 +142,57 @@ def steps(rate: Mapping[str, float]) -> list[Step]:
         Step("verify_twin", "", 1, 0, 2 * (low + high), 0),
         Step("prune", "", 2, 0, high, low + high),
         Step("measure_order", "", 6, passes("measure_order", 100), high + reference, 0),
-        Step("measure_quality", "", 8, passes("measure_quality", 100), high + reference, 0),
-        Step(
-            "measure_speed", "", 1, passes("measure_quality", speed / N_CTX), low + high + sum(map(file_gib, stock)), 0
-        ),
+        Step("measure_quality", "", cases, passes("measure_quality", 100), high + reference, 0),
+        Step("measure_speed", "", 1, passes("measure_quality", speed / N_CTX), low + high + stock, 0),
     ]
 
 
-def disk() -> list[tuple[str, float]]:
-    """What is on the disk at the peak, during the last measurement, in the order in which it could go; GiB."""
+def disk(lean: bool) -> list[tuple[str, dict[str, float]]]:
+    """Each stage, and the GiB of what is on the disk at its end, if all its files are there at once.
+
+    Parameters
+    ----------
+    lean
+        as `disk.lean` of the configuration: what is not used later is gone.
+    """
     low, high = file_gib("IQ3_A770"), file_gib("Q4_K")
-    return [
-        ("reference logits, deleted after it", 100 * LOGITS_GIB),
-        ("checkpoint, when it is converted", BF16_GIB),
-        ("stock types (`bench.compare: []`)", sum(file_gib(kind) for kind in ("IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS"))),
-        ("BF16 and covariances, when all is quantized and the logits are written", BF16_GIB + COVARIANCE_GIB),
-        ("both variants, when the twin is verified", low + high),
-        ("pruned files", low + high),
-        ("twin", low + high - REST_GIB),
-    ]
+    twin = low + high - REST_GIB
+    logits, ranked = 100 * LOGITS_GIB, 16 * LOGITS_GIB
+    made = {
+        "checkpoint": BF16_GIB,
+        "vision tower": MMPROJ_GIB,
+        "BF16": BF16_GIB,
+        "covariances": COVARIANCE_GIB,
+        "variants": low + high,
+        "other types": sum(map(file_gib, COMPARED)),
+        "logits for the evaluation": logits,
+        "logits for the order": ranked,
+        "draft twin": twin,
+        "twin": twin,
+        "pruned files": low + high,
+    }
+    # stage -> what is made in it, and what is used in it for the last time
+    stages = {
+        "conversion": (("checkpoint", "vision tower", "BF16"), ("checkpoint",)),
+        "imatrix": (("covariances",), ()),
+        "quantization, logits": (
+            ("variants", "other types", "logits for the evaluation", "logits for the order"),
+            ("BF16", "covariances"),
+        ),
+        "measuring groups": (("draft twin",), ("draft twin", "logits for the order")),
+        "twin": (("twin",), ("variants",)),
+        "pruning, quality, speed": (("pruned files",), ()),
+    }
+    temporary = {"draft twin", "logits for the order", "logits for the evaluation"}
+    there: dict[str, float] = {}
+    found = []
+    for stage, (added, used) in stages.items():
+        there |= {name: made[name] for name in added}
+        found.append((stage, dict(there)))
+        for name in used:
+            if lean or name in temporary:
+                del there[name]
+    return found
 
 
 def steps_table(rate: Mapping[str, float], rules: str) -> tuple[list[str], list[list[str]]]:
@@ -179,11 +215,10 @@ def steps_table(rate: Mapping[str, float], rules: str) -> tuple[list[str], list[
 
 
 def disk_table() -> tuple[list[str], list[list[str]]]:
-    """Return head and rows: what is on the disk, and what would be left without it and all above; last the twin."""
-    parts = disk()
-    left = sum(size for _, size in parts)
-    rows = [["nothing: as it is now", "", f"{left:.0f}", f"{left / BF16_GIB:.1f}"]]
-    for what, size in parts[:-1]:
-        left -= size
-        rows.append([what, f"{size:.0f}", f"{left:.0f}", f"{left / BF16_GIB:.1f}"])
-    return ["without", "GiB", "left", "of BF16"], rows
+    """Return head and rows: at the end of each stage what is on the disk, and the same if all is kept."""
+    rows = []
+    for (stage, lean), (_, kept) in zip(disk(True), disk(False), strict=True):
+        sizes = [sum(there.values()) for there in (lean, kept)]
+        numbers = [text for size in sizes for text in (f"{size:.0f}", f"{size / BF16_GIB:.2f}")]
+        rows.append([stage, ", ".join(f"{name} {size:.0f}" for name, size in lean.items()), *numbers])
+    return ["at the end of", "on the disk, GiB", "GiB", "of BF16", "GiB, `lean: false`", "of BF16"], rows

@@ -1,6 +1,5 @@
 """Score the groups from the files alone: by the error of their types, or by a rule of thumb."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 from phase_twin.errors import UserError
 from phase_twin.expert_matrices import Imatrix, expert_tensors, matrices
 from phase_twin.experts import layer_and_class
-from phase_twin.files import write_text
 from phase_twin.iq3_a770 import decode
+from phase_twin.results import write_result
 from phase_twin.rule import Progress, run_rule
 from prune_dual import BLOCK_SIZES, IQ3_A770, Gguf, Tensor
 from rank_groups import expert_tensors_of, gain_bytes, imatrix_energy, read_imatrix
@@ -103,7 +102,7 @@ def main(snakemake: Any) -> None:
     imatrix, model = read_imatrix(snakemake.input.imatrix), Gguf.read(snakemake.input.model)
     benefit = METHODS[snakemake.params.method](low, high, imatrix, model)
     document = {"method": snakemake.params.method, "benefit": benefit}
-    write_text(snakemake.output.scores, json.dumps(document, indent=2) + "\n")
+    write_result(snakemake.output.scores, document, snakemake)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """Score the groups from measured mixes: the KLD that each saves, fitted to what all of them show."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
-from phase_twin.files import write_text
+from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 
 log = logging.getLogger("phase_twin")
@@ -47,12 +45,12 @@ def fit_benefits(
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above; params.together: label -> groups."""
     together = snakemake.params.together
-    rows = [json.loads(Path(path).read_text()) for path in snakemake.input.rows]
+    rows = [read_result(path) for path in snakemake.input.rows]
     benefit, base, rms = fit_benefits(rows, together)
     # of a tie only the sum counts: members share it
     shares = {name: benefit[label] / len(names) for label, names in together.items() for name in names}
     document = {"method": "measured", "benefit": shares, "kld_base": base, "kld_rms": rms, "chunks": rows[0]["chunks"]}
-    write_text(snakemake.output.scores, json.dumps(document, indent=2) + "\n")
+    write_result(snakemake.output.scores, document, snakemake)
     log.info("%d mixes fitted to %.5f nats per token (root mean square)", len(rows), rms)
 
 

@@ -3,7 +3,6 @@
 usage: update_tables.py   (from the project's folder, after `make nano` and the studies)
 """
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from mutate_sycl import REPORT as MUTANTS
 from phase_twin.files import write_text
+from phase_twin.results import read_result
 from prune_dual import Gguf
 from scaling import active_weights, disk_table, rates, steps_table
 from trace_sycl import REPORT as COST
@@ -173,10 +173,10 @@ def run(program: str, *arguments: str) -> str:
 def main() -> None:
     """Write all tables."""
     readme, page = Path("README.md"), Path("docs/iq3_a770.md")
-    replace(readme, "nano results", quality_table(json.loads((RESULTS / "bench/quality.json").read_text())))
-    replace(page, "study", quality_table(json.loads((RESULTS / "study/recipes.json").read_text())))
-    replace(page, "codebooks", codebooks_table(json.loads((RESULTS / "study/codebooks.json").read_text())))
-    timing = json.loads((RESULTS / "report/timing.json").read_text())
+    replace(readme, "nano results", quality_table(read_result(RESULTS / "bench/quality.json")))
+    replace(page, "study", quality_table(read_result(RESULTS / "study/recipes.json")))
+    replace(page, "codebooks", codebooks_table(read_result(RESULTS / "study/codebooks.json")))
+    timing = read_result(RESULTS / "report/timing.json")
     rules = "".join(path.read_text() for path in sorted(Path("rules").glob("*.smk")))
     scaling = Path("docs/scaling.md")
     replace(scaling, "steps", markdown(*steps_table(rates(timing, active_weights(Gguf.read(MODEL))), rules)))
@@ -194,7 +194,7 @@ def main() -> None:
         ("docs/ranking.md", "selection", RESULTS / "study/ranking.json", selection_table),
     ):
         if path.exists():
-            replace(Path(page), mark, table(json.loads(path.read_text())))
+            replace(Path(page), mark, table(read_result(path)))
 
 
 if __name__ == "__main__":

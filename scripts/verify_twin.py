@@ -8,7 +8,7 @@ from typing import Any
 
 from phase_twin.engine import ENVIRONMENT, override
 from phase_twin.errors import UserError
-from phase_twin.files import write_text
+from phase_twin.results import write_result
 from phase_twin.rule import Progress, run_rule, run_tool
 from prune_dual import (
     KEY_IQ3_A770_CODEBOOK,
@@ -144,7 +144,7 @@ def main(snakemake: Any) -> None:
     programs = (snakemake.input.completion, snakemake.input.variant_info)
     Path(snakemake.log.tool).unlink(missing_ok=True)
     report["engine"] = verify_engine(snakemake.input.twin, *programs, snakemake.threads, snakemake.log.tool)
-    write_text(snakemake.output.report, json.dumps(report, indent=2) + "\n")
+    write_result(snakemake.output.report, report, snakemake)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from rocrate.rocrate import ROCrate
 from snakemake.io import IOFile
 from snakemake.persistence.file import FilePersistence
 
-from phase_twin.files import sha256_file, write_text
+from phase_twin.files import recorded_digest, sha256_file, write_text
 from phase_twin.machine import describe_machine
 from phase_twin.rule import Progress, run_rule
 
@@ -75,13 +75,13 @@ def files_of(jobs: Iterable[Job]) -> list[str]:
 
 
 def hash_files(paths: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Size and SHA-256 of those that are still there: what is temporary is gone by now."""
+    """Size and SHA-256, recorded or found, of those that are still there: what is temporary is gone by now."""
     found = [path for path in paths if os.path.isfile(path)]
     total, done, hashes = sum(map(os.path.getsize, found)), 0, {}
     with Progress("hash") as bar:
         for path in found:
             size = os.path.getsize(path)
-            hashes[path] = (size, sha256_file(path))
+            hashes[path] = (size, recorded_digest(path) or sha256_file(path))
             done += size
             bar.show(done, total)
     return hashes

@@ -1,8 +1,6 @@
 """Write the figures behind the pictures as tables for the report: one HTML page each."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +8,7 @@ import pandas as pd
 from gather_timing import duration
 from phase_twin.card import format_size
 from phase_twin.files import write_text
+from phase_twin.results import read_result
 from phase_twin.rule import run_rule
 
 STYLE = """<!doctype html>
@@ -91,7 +90,7 @@ TABLES = {"quality": quality_table, "speed": speed_table, "curve": curve_table, 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     for name, lay_out in TABLES.items():
-        rows = lay_out(json.loads(Path(snakemake.input[name]).read_text()))
+        rows = lay_out(read_result(snakemake.input[name]))
         write_text(snakemake.output[name], STYLE + pd.DataFrame(rows).to_html(index=False, border=0) + "\n")
 
 

@@ -10,6 +10,7 @@ import jinja2
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from .errors import UserError
+from .results import read_result
 
 # what may stand in a single-quoted string of a shell script
 SHELL_SAFE = re.compile(r"[A-Za-z0-9._/:+@=-]*\Z")
@@ -77,7 +78,7 @@ def read_results(path: str | os.PathLike[str], kind: type[_T]) -> _T:
         naming the file and the first value that is missing or wrong.
     """
     try:
-        return TypeAdapter(kind).validate_json(Path(path).read_bytes())
+        return TypeAdapter(kind).validate_python(read_result(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:

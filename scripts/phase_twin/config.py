@@ -230,6 +230,14 @@ class Signing(_Strict):
         return str(self.public_key or self.gpg)
 
 
+class Disk(_Strict):
+    """What stays of what can be made again."""
+
+    lean: bool = Field(
+        description="delete the checkpoint, the BF16 model, the variants and other types after their last use"
+    )
+
+
 class Release(_Strict):
     """The release folder beyond its content."""
 
@@ -276,6 +284,7 @@ class Config(_Strict):
     rank: Rank
     prune_targets: list[PruneTarget]
     bench: Bench
+    disk: Disk
     release: Release
     study: Study
 

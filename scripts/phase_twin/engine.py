@@ -1,5 +1,8 @@
 """Facts about the engine's programs that several rule scripts need."""
 
+# which base and patches it is made of
+SOURCE_MANIFEST = "resources/engine/source.json"
+
 # programs the build makes; the rules refer to them by these names
 PROGRAMS = (
     "llama-quantize",

@@ -92,6 +92,16 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# beside a large file: what it is, from the job that made it
+DIGEST = ".sha256"
+
+
+def recorded_digest(path: str | os.PathLike[str]) -> str | None:
+    """SHA-256 that was recorded when `path` was made; None where none was."""
+    digest = Path(f"{path}{DIGEST}")
+    return digest.read_text(encoding="utf-8").split()[0] if digest.exists() else None
+
+
 def write_digest(path: str | os.PathLike[str], digest: str | os.PathLike[str]) -> None:
     """Record what the finished file at `path` is, as sha256sum writes it, for `check_digest`."""
     write_text(digest, f"{sha256_file(path)}  {Path(path).name}\n")

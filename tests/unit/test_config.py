@@ -49,7 +49,7 @@ def test_nano_states_only_what_differs(root, release):
         ({"bench": {"speed": {"depths": []}}}, ["bench.speed.depths"]),
         ({"bench": {"compare": ["q9"]}}, ["bench.compare: 'q9' is not among study.recipes; known:", "q3_k"]),
         ({"bench": {"compare": ["q3_k", "q3_k"]}}, ["bench.compare", "'q3_k' is given twice"]),
-        ({"prune_targets": [{"name": "q3_k", "budget_mb": 3}]}, ["bench.compare", "'q3_k' is given twice"]),
+        ({"prune_targets": [{"name": "iq3_xxs", "budget_mb": 3}]}, ["bench.compare", "'iq3_xxs' is given twice"]),
         ({"modle": {}}, ["modle", "unknown key"]),
         ({"rank": {"tie": True}}, ["rank.tie", "unknown key"]),
         ({"model": {"name": "../up"}}, ["model.name", "'../up'"]),

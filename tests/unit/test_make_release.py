@@ -347,7 +347,7 @@ def flip_last(path: str) -> None:
         (lambda rule: Path(rule.input.twin).unlink(), r"Some-Model-twin\.gguf: No such file"),
         (lambda rule: Path(rule.input.quality).unlink(), r"cannot read .*quality\.json: No such file"),
         (lambda rule: Path(rule.input.patches[0]).unlink(), r"cannot read .*2\.patch: No such file"),
-        (lambda rule: Path(rule.input.speed).write_text("[{"), r"speed\.json: invalid json"),
+        (lambda rule: Path(rule.input.speed).write_text("[{"), r"speed\.json: not JSON"),
         (
             lambda rule: set_value(rule.input.quality, lambda rows: rows[1].pop("top1")),
             r"quality\.json: 1\.top1: field",

@@ -11,7 +11,7 @@ import verify_twin
 from gguf_files import CODEBOOK, F32, IQ3_A770, PLAIN, Q3_K, Q4_K, Q5_K, Raw, expert, filled, nano_variants
 from pack_twin import pack
 from phase_twin.errors import UserError
-from phase_twin.files import write_digest
+from phase_twin.files import check_digest, write_digest
 from prune_dual import Gguf, Twin, prune, select
 from verify_twin import verify_bytes
 
@@ -209,9 +209,10 @@ def test_rule_scripts_map_files_to_functions(variants, tmp_path):
         input=SimpleNamespace(
             variants=variants, digests=digests, order=tmp_path / "order.json", provenance=tmp_path / "provenance.json"
         ),
-        output=SimpleNamespace(twin=tmp_path / "deep" / "twin.gguf"),
+        output=SimpleNamespace(twin=tmp_path / "deep" / "twin.gguf", digest=tmp_path / "deep" / "twin.gguf.sha256"),
     )
     pack_twin.main(rule)
     assert Gguf.read(rule.output.twin).get("phase_twin.pipeline_version", "str") == "1"
     report = verify_twin.verify_bytes(rule.output.twin, variants)
     assert len(report["tensors"]) == len(Gguf.read(rule.output.twin).tensors)
+    assert check_digest(rule.output.twin, rule.output.digest)

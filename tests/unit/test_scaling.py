@@ -3,8 +3,22 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from scaling import BF16_GIB, NANO_CHUNKS, Step, disk, rates, requested, steps, steps_table
+from phase_twin.config import load
+from scaling import (
+    BF16_GIB,
+    COMPARED,
+    NANO_CHUNKS,
+    TWIN_CASES,
+    Step,
+    disk,
+    disk_table,
+    rates,
+    requested,
+    steps,
+    steps_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,4 +68,17 @@ def test_the_page_has_every_step(root, rules):
 
 def test_the_disk_of_the_page(root):
     page = Path(root, "docs/scaling.md").read_text()
-    assert f"| {sum(size for _, size in disk()) / BF16_GIB:.1f} |" in page
+    for row in disk_table()[1]:
+        assert f"| {' | '.join(row)} |" in page
+
+
+def test_the_disk_stays_below_its_aim():
+    assert max(sum(there.values()) for _, there in disk(lean=True)) < 2.2 * BF16_GIB
+
+
+def test_the_page_is_about_the_shipped_configuration(root):
+    config = load(yaml.safe_load(Path(root, "config/config.yaml").read_text()))
+    assert config.disk.lean
+    assert [config.study.recipes[name].gate.type for name in config.bench.compare] == list(COMPARED)
+    assert config.model.bf16_gib == BF16_GIB
+    assert len(config.variants) + len(config.prune_targets) == TWIN_CASES

@@ -11,6 +11,8 @@ from conftest import NANO_CONFIG
 from phase_twin.codebook import Codec
 from phase_twin.engine import BATCH, override
 from phase_twin.expert_matrices import expert_tensors, matrices
+from phase_twin.files import sha256_file
+from phase_twin.results import MADE_BY, read_result
 from prune_dual import IQ3_A770_CODEBOOK, VARIANT_PREFIX, Gguf, Twin
 from rank_groups import read_imatrix
 from update_tables import quality_table
@@ -22,7 +24,7 @@ TEXT = "models/nex-n2-nano/evaluation.txt"
 
 @pytest.fixture(scope="module")
 def quality(nano: Path) -> dict[str, dict]:
-    rows = json.loads((nano / "bench/quality.json").read_text())
+    rows = read_result(nano / "bench/quality.json")
     return {row["label"]: row for row in rows}
 
 
@@ -45,6 +47,21 @@ def test_everything_is_there(nano):
         "release/build/llama.cpp-turbo-phase-twin.patch",
     ):
         assert (nano / name).stat().st_size > 0, name
+
+
+def test_every_result_says_where_it_comes_from(nano, root):
+    # not of this kind, or (layers) an input of what a cache keeps
+    others = {"provenance.json", "ro-crate-metadata.json", "manifest.json", "layers.json", "upload.json"}
+    files = [path for path in nano.rglob("*.json") if path.name not in others and path.parent.name != "prune"]
+    engine = json.loads((root / "resources/engine/source.json").read_text())
+    for path in files:
+        made_by = json.loads(path.read_text())[MADE_BY]
+        assert made_by["engine"]["patch_sha256"] == engine["patch_sha256"], path
+        assert made_by["machine"]["cpu"], path
+        assert made_by["inputs"] or "timing" in path.name, path
+    twin = nano / "Nex-N2-nano-twin.gguf"
+    speed = json.loads((nano / "bench/speed.json").read_text())[MADE_BY]
+    assert speed["inputs"][str(twin.relative_to(root))] == sha256_file(twin)
 
 
 def test_the_study_of_codebooks_encodes_version_1_as_the_engine_does(nano, root, engine_bin, tmp_path):
@@ -119,7 +136,7 @@ def test_a_budget_at_load_computes_what_the_pruned_file_does(nano, root, engine_
 
 
 def test_speed_has_every_file_and_test(nano):
-    rows = json.loads((nano / "bench/speed.json").read_text())
+    rows = read_result(nano / "bench/speed.json")
     found = [(row["label"], row["test"], row["depth"]) for row in rows]
     expected = itertools.product(OURS + STOCK, ("pp512", "tg128"), (0, 1024))
     assert sorted(found) == sorted(expected)
