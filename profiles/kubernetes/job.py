@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Submit a job script as a Kubernetes Job, ask how it does, or cancel it, with kubectl.
+"""Submit a job script as a Kubernetes Job, or ask how it does, with kubectl; cancel.sh beside it cancels.
 
-usage: job.py submit --cpu N --memory-mb N --minutes N SCRIPT   (prints the job's name)
-       job.py status NAME                                       (prints running, success or failed)
-       job.py cancel NAME...
+usage: job.py submit --cpu N --memory-mb N --minutes N --gpu N --exclusive 0|1 SCRIPT   (prints the job's name)
+       job.py status NAME                                        (prints running, success or failed)
 
 PHASE_TWIN_IMAGE   image with the Python that made .venv, and a compiler for the engine
 PHASE_TWIN_CLAIM   PersistentVolumeClaim (ReadWriteMany) that holds the project's folder, mounted at the same path
+PHASE_TWIN_GPU     where engine.backend is sycl: what the device plugin calls a card, for example gpu.intel.com/xe
 """
 
 import argparse
@@ -17,27 +17,44 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# on every pod, for those that must not share a node with another
+LABELS = {"app.kubernetes.io/name": "phase-twin"}
 
-def manifest(script: Path, image: str, claim: str, cpu: int, memory_mb: int, minutes: int) -> dict[str, Any]:
-    """Return the Job that runs a script of the project's folder; snakemake repeats what fails, not Kubernetes."""
+
+def manifest(script: Path, cpu: int, memory_mb: int, minutes: int, gpu: int, exclusive: bool) -> dict[str, Any]:
+    """Return the Job that runs a script of the project's folder; snakemake repeats what fails, not Kubernetes.
+
+    An exclusive pod gets a node where no other of this pipeline is, and keeps others away while it runs.
+    """
     folder = str(Path.cwd())
     size = {"cpu": str(cpu), "memory": f"{memory_mb}M"}
+    cards = {setting("PHASE_TWIN_GPU"): str(gpu)} if gpu else {}
     container = {
         "name": "job",
-        "image": image,
+        "image": setting("PHASE_TWIN_IMAGE"),
         "command": ["/bin/sh", str(script.resolve())],
         "workingDir": folder,
         # memory is a limit too: without one a job can take down its node
-        "resources": {"requests": size, "limits": {"memory": size["memory"]}},
+        "resources": {"requests": size, "limits": {"memory": size["memory"]} | cards},
         "volumeMounts": [{"name": "project", "mountPath": folder}],
     }
-    pod = {
+    pod: dict[str, Any] = {
         "restartPolicy": "Never",
+        # of the pod, not of the Job: that would count the time in which it waits for a node
+        "activeDeadlineSeconds": 60 * minutes,
         "containers": [container],
-        "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": claim}}],
+        "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": setting("PHASE_TWIN_CLAIM")}}],
     }
-    spec = {"backoffLimit": 0, "activeDeadlineSeconds": 60 * minutes, "template": {"spec": pod}}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"generateName": "phase-twin-"}, "spec": spec}
+    if exclusive:
+        beside = {"labelSelector": {"matchLabels": LABELS}, "topologyKey": "kubernetes.io/hostname"}
+        pod["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [beside]}}
+    template = {"metadata": {"labels": LABELS}, "spec": pod}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generateName": "phase-twin-"},
+        "spec": {"backoffLimit": 0, "template": template},
+    }
 
 
 def state(job: dict[str, Any]) -> str:
@@ -72,20 +89,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     submit = commands.add_parser("submit")
-    for option in ("--cpu", "--memory-mb", "--minutes"):
+    for option in ("--cpu", "--memory-mb", "--minutes", "--gpu", "--exclusive"):
         submit.add_argument(option, type=int, required=True)
     submit.add_argument("script", type=Path)
     commands.add_parser("status").add_argument("name")
-    commands.add_parser("cancel").add_argument("name", nargs="+")
     args = parser.parse_args()
     if args.command == "submit":
-        image, claim = setting("PHASE_TWIN_IMAGE"), setting("PHASE_TWIN_CLAIM")
-        job = manifest(args.script, image, claim, args.cpu, args.memory_mb, args.minutes)
+        job = manifest(args.script, args.cpu, args.memory_mb, args.minutes, args.gpu, bool(args.exclusive))
         print(kubectl("create", "-f", "-", "-o", "jsonpath={.metadata.name}", stdin=json.dumps(job)))
-    elif args.command == "status":
-        print(state(json.loads(kubectl("get", "job", args.name, "-o", "json"))))
     else:
-        kubectl("delete", "job", "--ignore-not-found", *args.name)
+        print(state(json.loads(kubectl("get", "job", args.name, "-o", "json"))))
 
 
 if __name__ == "__main__":
