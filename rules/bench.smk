@@ -94,6 +94,48 @@ rule measure_quality:
         "../scripts/measure_quality.py"
 
 
+# on a cluster jobs share the chunks of a measurement, and one puts together what they found
+PARTS = range(CFG.bench.quality.parts)
+PART = {
+    "first_chunk": lambda wildcards: CFG.bench.quality.ranges()[int(wildcards.part)][0],
+    "chunks": lambda wildcards: CFG.bench.quality.ranges()[int(wildcards.part)][1],
+}
+
+if len(PARTS) > 1:
+
+    use rule measure_quality as measure_quality_part with:
+        output:
+            part=temp(model_resources("quality/{label}-{part}.kldpart")),
+        log:
+            main=logs("quality/{label}-{part}.log"),
+            tool=logs("quality/{label}-{part}-tool.log"),
+        benchmark:
+            benchmarks("quality/{label}-{part}")
+        params:
+            **PART,
+        message:
+            "Measure the quality of {wildcards.label}, part {wildcards.part}"
+
+    use rule measure_quality as merge_quality with:
+        input:
+            program=measured_engine("llama-perplexity"),
+            model=lambda wildcards: measured(wildcards.label)[0],
+            parts=expand(
+                rules.measure_quality_part.output.part, part=PARTS, allow_missing=True
+            ),
+        benchmark:
+            benchmarks("merge-quality-{label}")
+        threads: 1
+        resources:
+            mem_mb=1000,
+            disk_mb=10,
+            runtime=10,
+        message:
+            "Put together the quality of {wildcards.label}"
+
+    ruleorder: merge_quality > measure_quality
+
+
 rule gather_quality:
     input:
         rows=expand(rules.measure_quality.output.row, label=CASES),

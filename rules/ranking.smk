@@ -39,6 +39,42 @@ rule measure_order:
         "../scripts/measure_mix.py"
 
 
+if len(PARTS) > 1:
+
+    use rule measure_order as measure_order_part with:
+        output:
+            part=temp(model_resources("orders/{method}-{percent}-{part}.kldpart")),
+        log:
+            main=logs("orders/{method}-{percent}-{part}.log"),
+            tool=logs("orders/{method}-{percent}-{part}-tool.log"),
+        benchmark:
+            benchmarks("orders/{method}-{percent}-{part}")
+        params:
+            **PART,
+        message:
+            "Measure the order {wildcards.method} at {wildcards.percent} %, part {wildcards.part}"
+
+    use rule measure_order as merge_order with:
+        input:
+            program=measured_engine("llama-perplexity"),
+            twin=rules.pack_twin.output.twin,
+            order=rules.rank_groups.output.order,
+            parts=expand(
+                rules.measure_order_part.output.part, part=PARTS, allow_missing=True
+            ),
+        benchmark:
+            benchmarks("merge-order-{method}-{percent}")
+        threads: 1
+        resources:
+            mem_mb=1000,
+            disk_mb=10,
+            runtime=10,
+        message:
+            "Put together the order {wildcards.method} at {wildcards.percent} %"
+
+    ruleorder: merge_order > measure_order
+
+
 def phase_rows(wildcards):
     """Quality of both phases: the ends of every curve."""
     return expand(

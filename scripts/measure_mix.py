@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from measure_quality import measure
+from measure_quality import measure, merge
 from phase_twin.mix import mix
 from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
@@ -29,19 +29,15 @@ def main(snakemake: Any) -> None:
         selection = fit(twin, read_result(given.order), params.percent)
         promoted = selection.promoted
         row = {"percent": params.percent, "budget_bytes": selection.budget_bytes, "bytes": selection.selected_bytes}
-    # always the same name, so that nothing piles up after a kill
-    plain = Path(snakemake.output.row).with_suffix(".partial.gguf")
-    with mix(twin, promoted, plain) as (model, flags):
-        summary = measure(
-            given.program,
-            model,
-            flags,
-            given.logits,
-            params.n_ctx,
-            params.chunks,
-            snakemake.threads,
-            snakemake.log.tool,
-        )
+    if given.get("parts"):
+        summary = merge(snakemake, given.twin)
+    else:
+        # always the same name, so that nothing piles up after a kill
+        plain = Path(snakemake.output[0]).with_suffix(".partial.gguf")
+        with mix(twin, promoted, plain) as (model, flags):
+            summary = measure(snakemake, model, flags)
+    if summary is None:
+        return
     row |= {"promoted": promoted, "reference": params.reference, "chunks": params.chunks, **summary}
     write_result(snakemake.output.row, row, snakemake)
 

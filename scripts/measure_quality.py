@@ -1,4 +1,4 @@
-"""Measure one model, or one phase of the twin, against the reference logits."""
+"""Measure one model, or one phase of the twin, against the reference logits: whole, in parts, or from such parts."""
 
 import re
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 from phase_twin.engine import BATCH, ENVIRONMENT, override
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS
+from phase_twin.files import atomic_output
 from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf, Twin
@@ -56,45 +57,56 @@ def weight_facts(path: str, variant: int | None) -> dict[str, Any]:
     return {"bytes": sum(tensor.nbytes for tensor in tensors), "bpw_experts": round(bits / weights, 4)}
 
 
-def measure(
-    program: str, model: str | Path, flags: Sequence[str], logits: str, n_ctx: int, chunks: int, threads: int, log: str
-) -> dict[str, float]:
-    """Run llama-perplexity against reference logits and return its summary.
+def measure(snakemake: Any, model: str | Path, flags: Sequence[str]) -> dict[str, float] | None:
+    """Run llama-perplexity against the rule's reference logits and return its summary.
+
+    With `output.part` the run is one over a range of chunks, which saves there what its summary is made of, and None is
+    returned.
 
     Parameters
     ----------
     flags
         what makes the model of the file, where that is a twin.
-    log
-        the file for the program's output.
     """
-    command = [program, "-m", model, "-c", str(n_ctx), *BATCH, "-t", str(threads), *flags]
-    command += ["--kl-divergence", "--kl-divergence-base", logits]
-    output = run_tool(command, log, env=ENVIRONMENT, progress=r"\n *(?P<done>\d+) +\d", total=chunks)
-    return parse_summary(output)
+    given, params = snakemake.input, snakemake.params
+    command = [given.program, "-m", model, "-c", str(params.n_ctx), *BATCH, "-t", str(snakemake.threads), *flags]
+    command += ["--kl-divergence", "--kl-divergence-base", given.logits]
+
+    def run(*more: str | Path) -> str:
+        progress = r"\n *(?P<done>\d+) +\d"
+        return run_tool([*command, *more], snakemake.log.tool, env=ENVIRONMENT, progress=progress, total=params.chunks)
+
+    if not (part := snakemake.output.get("part")):
+        return parse_summary(run())
+    with atomic_output(part) as partial:
+        run("--from-chunk", str(params.first_chunk), "--chunks", str(params.chunks), "-o", partial)
+    return None
+
+
+def merge(snakemake: Any, model: str | Path) -> dict[str, float]:
+    """Return the summary over the parts of a run; the model is named, as llama-perplexity wants it, and not read."""
+    command = [snakemake.input.program, "-m", model, "--kl-divergence", "--in-file", ",".join(snakemake.input.parts)]
+    return parse_summary(run_tool(command, snakemake.log.tool))
 
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    model, variant, chunks = snakemake.input.model, snakemake.params.variant, snakemake.params.chunks
-    flags = override("default", variant) if variant is not None else []
+    model, params = snakemake.input.model, snakemake.params
+    if snakemake.input.get("parts"):
+        summary = merge(snakemake, model)
+    else:
+        flags = override("default", params.variant) if params.variant is not None else []
+        summary = measure(snakemake, model, flags)
+    if summary is None:
+        return
     row = {
         "file": model,
-        "label": snakemake.params.label,
-        **weight_facts(model, variant),
-        "reference": snakemake.params.reference,
-        "chunks": chunks,
-        "n_ctx": snakemake.params.n_ctx,
-        **measure(
-            snakemake.input.program,
-            model,
-            flags,
-            snakemake.input.logits,
-            snakemake.params.n_ctx,
-            chunks,
-            snakemake.threads,
-            snakemake.log.tool,
-        ),
+        "label": params.label,
+        **weight_facts(model, params.variant),
+        "reference": params.reference,
+        "chunks": params.chunks,
+        "n_ctx": params.n_ctx,
+        **summary,
     }
     write_result(snakemake.output.row, row, snakemake)
 

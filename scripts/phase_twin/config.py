@@ -49,8 +49,8 @@ class Engine(_Strict):
     sycl_f16: bool = Field(default=False, description="let SYCL kernels calculate in half precision: GGML_SYCL_F16")
 
 
-class Imatrix(_Strict):
-    """The calibration run."""
+class _Chunks(_Strict):
+    """A run over the chunks of a text, which jobs can share."""
 
     corpus: str = Field(description="an entry of texts in sources.yaml, or local:PATH")
     n_ctx: int = Field(ge=32, description="tokens per chunk")
@@ -58,22 +58,26 @@ class Imatrix(_Strict):
     parts: int = Field(ge=1, description="jobs that share the chunks, for a cluster; needs `chunks`")
 
     @model_validator(mode="after")
-    def _parts_have_chunks(self) -> "Imatrix":
+    def _parts_have_chunks(self) -> "_Chunks":
         if self.parts > 1 and (self.chunks is None or self.chunks < self.parts * self.at_once):
             raise ValueError(f"{self.parts} parts need `chunks`, {self.at_once} for each at least")
         return self
 
     @property
     def at_once(self) -> int:
-        """Chunks that llama-imatrix takes in one batch."""
+        """Chunks that llama-imatrix and llama-perplexity take in one batch."""
         return max(1, N_BATCH // self.n_ctx)
 
     def ranges(self) -> list[tuple[int, int]]:
-        """First chunk and number of chunks of each part: whole batches, as a single run has them, for equal counts."""
+        """First chunk and number of chunks of each part: whole batches, as a single run has them, for equal results."""
         chunks = self.chunks or 0
         batches = chunks // self.at_once
         starts = [part * batches // self.parts * self.at_once for part in range(self.parts)]
         return [(start, end - start) for start, end in itertools.pairwise([*starts, chunks])]
+
+
+class Imatrix(_Chunks):
+    """The calibration run."""
 
 
 def _or_plain_type(schema: dict[str, Any]) -> None:
@@ -173,10 +177,9 @@ class PruneTarget(_Strict):
         return self
 
 
-class Quality(_Strict):
+class Quality(_Chunks):
     """KLD against the reference model."""
 
-    corpus: str = Field(description="an entry of texts in sources.yaml, or local:PATH")
     chunks: int = Field(ge=1)
     n_ctx: int = Field(ge=128, description="tokens per chunk")
     reference: Literal["BF16", "Q6_K"] = Field(description="what the logits are compared with")

@@ -39,10 +39,24 @@ def test_nano_states_only_what_differs(root, release):
 
 
 @pytest.mark.parametrize(
+    ("settings", "ranges"),
+    [
+        ({"parts": 1}, [(0, 100)]),
+        ({"parts": 3}, [(0, 32), (32, 32), (64, 36)]),
+        ({"parts": 2, "chunks": 14}, [(0, 4), (4, 10)]),
+        ({"parts": 2, "chunks": 3, "n_ctx": 4096}, [(0, 1), (1, 2)]),
+    ],
+)
+def test_parts_are_whole_batches(release, settings, ranges):
+    assert load(merged(release, {"bench": {"quality": settings}})).bench.quality.ranges() == ranges
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"bench": {"quality": {"chunks": "many"}}}, ["bench.quality.chunks", "'many'", "integer"]),
         ({"bench": {"quality": {"reference": "Q8_0"}}}, ["bench.quality.reference", "'Q8_0'", "'BF16' or 'Q6_K'"]),
+        ({"bench": {"quality": {"parts": 26}}}, ["bench.quality", "26 parts need `chunks`, 4 for each at least"]),
         ({"engine": {"backend": "cuda"}}, ["engine.backend", "'cuda'", "'cpu' or 'sycl'"]),
         ({"engine": {"sycl_f16": "half"}}, ["engine.sycl_f16", "'half'"]),
         ({"bench": {"arc": {"twin": "twin.gguf"}}}, ["bench.arc.twin", "'twin.gguf'"]),

@@ -10,11 +10,13 @@ import pytest
 import add_sums
 from conftest import NANO_CONFIG
 from phase_twin.errors import UserError
+from phase_twin.results import read_result
 
 pytestmark = pytest.mark.nano
 
 IMATRIX, COVARIANCE = "results/nex-n2-nano/imatrix.gguf", "resources/models/nex-n2-nano/covariance.gguf"
 CHUNKS = 14  # batches of 4, 4, 4 and 2
+ROWS = ("bench/quality/variant-1.json", "bench/quality/10mib.json", "bench/orders/measured-40.json")
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -63,3 +65,17 @@ def test_parts_of_other_models_are_refused(runs, tmp_path):
     with pytest.raises(UserError, match=r"covariance\.gguf: has other tensors than .*imatrix\.gguf, such as"):
         add_sums.add_files(parts, str(tmp_path / "sum.gguf"))
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_measured_in_parts_are_those_of_one_run(nano, root, checkout, snakemake, tmp_path):
+    folder = checkout(tmp_path / "project")
+    for made in ("resources/engine/cpu", "resources/models/nex-n2-nano", "results/nex-n2-nano"):
+        shutil.copytree(root / made, folder / made, ignore=shutil.ignore_patterns("bench"))
+    (folder / "parts.yaml").write_text("bench: {quality: {parts: 3}}\n")
+    rows = [f"results/nex-n2-nano/{row}" for row in ROWS]
+    done = snakemake("--configfile", NANO_CONFIG, "parts.yaml", "--", *rows, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.stdout.count(", part ") == 3 * len(rows)
+    for row in rows:
+        assert read_result(folder / row) == read_result(root / row), row
+    assert not list(folder.rglob("*.kldpart"))
