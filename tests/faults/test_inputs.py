@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,18 +29,35 @@ def project(undisturbed, tmp_path_factory) -> Path:
     return shutil.copytree(undisturbed, tmp_path_factory.mktemp("inputs") / "project")
 
 
-def start(project: Path, target: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "snakemake", *RUN, "--", target]
-    return subprocess.Popen(command, cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def wait_for_tool(run: subprocess.Popen, name: str) -> psutil.Process:
+def suspended_tool(run: subprocess.Popen) -> psutil.Process | None:
+    """llama-quantize as soon as it is seen, suspended; None if the run ended before."""
     while run.poll() is None:
         for child in psutil.Process(run.pid).children(recursive=True):
-            if child.name() == name:
-                return child
-        time.sleep(0.01)
-    raise AssertionError(run.stdout.read())
+            with suppress(psutil.NoSuchProcess):
+                if child.name() == "llama-quantize":
+                    child.suspend()
+                    return child
+    return None
+
+
+def quantize(project: Path) -> tuple[subprocess.Popen, psutil.Process]:
+    """Make variant 1 anew, and stop in the midst of it."""
+    # on a busy machine it may be over before it is seen
+    for _ in range(20):
+        (project / VARIANT1).unlink()
+        command = [sys.executable, "-m", "snakemake", *RUN, "--", VARIANT1]
+        run = subprocess.Popen(command, cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        tool = suspended_tool(run)
+        with suppress(psutil.NoSuchProcess):
+            while tool and tool.status() != psutil.STATUS_ZOMBIE:
+                if any(path.stat().st_size for path in leftovers(project)):
+                    return run, tool
+                tool.resume()
+                time.sleep(0.001)
+                tool.suspend()
+        said = run.communicate()[0]
+        assert run.returncode == 0, said
+    raise AssertionError("llama-quantize was never seen")
 
 
 def flip(path: Path, at: int) -> None:
@@ -110,12 +128,9 @@ def test_a_flipped_bit_stops_the_run(project, path, target, rule):
 def test_a_model_that_is_cut_while_it_is_quantized(project):
     before, model = made_models(project), project / BF16
     kept = shutil.copy2(model, project / "kept")
-    (project / VARIANT1).unlink()
-    run = start(project, VARIANT1)
-    wait_for_tool(run, "llama-quantize")
-    while run.poll() is None and not any(path.stat().st_size for path in leftovers(project)):
-        time.sleep(0.01)
+    run, tool = quantize(project)
     os.truncate(model, model.stat().st_size // 8)
+    tool.resume()
     said = run.communicate()[0]
     shutil.copy2(kept, model)
     assert run.returncode != 0
@@ -160,10 +175,7 @@ def test_a_digest(tmp_path):
 
 def test_two_runs_in_one_folder(project):
     """The second is refused, also where Snakemake's own lock was removed; the first goes on to its end."""
-    (project / VARIANT1).unlink()
-    run = start(project, VARIANT1)
-    tool = wait_for_tool(run, "llama-quantize")
-    tool.suspend()
+    run, tool = quantize(project)
     second = snakemake(project, "--", VARIANT1)
     assert second.returncode != 0
     assert "cannot be locked" in second.stdout
