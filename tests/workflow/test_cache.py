@@ -1,6 +1,5 @@
 """Runs in other folders: the same bytes, and what a cache between workflows spares them."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ import yaml
 
 from conftest import NANO_CONFIG
 from phase_twin.files import sha256_file
+from phase_twin.results import read_result
 
 pytestmark = pytest.mark.nano
 
@@ -51,7 +51,7 @@ def test_two_runs_give_the_same_bytes_whatever_the_cores(second, root):
         assert sha256_file(second / name) == sha256_file(root / name), name
     # measured too, so that the order of promotion is the same
     for name in ("rank/measured.json", "bench/quality/variant-1.json"):
-        assert json.loads((second / RESULTS / name).read_text()) == json.loads((root / RESULTS / name).read_text())
+        assert read_result(second / RESULTS / name) == read_result(root / RESULTS / name)
 
 
 def stored(output: str) -> set[str]:

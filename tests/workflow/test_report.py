@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +11,7 @@ import draw_speed
 import gather_curve
 import gather_quality
 import gather_timing
+from phase_twin.results import read_result
 from plot_texts import check_texts
 
 pytestmark = pytest.mark.nano
@@ -52,18 +52,15 @@ def test_the_report_needs_no_network(nano_report):
     assert [target[:40] for target in tags if not target.startswith("data:")] == []
 
 
-def read(path: Path) -> list | dict:
-    return json.loads(path.read_text())
-
-
 def test_no_text_of_a_picture_is_on_another_one(nano):
-    quality, speed = (pd.DataFrame(read(nano / f"bench/{name}.json")) for name in ("quality", "speed"))
+    quality, speed = (pd.DataFrame(read_result(nano / f"bench/{name}.json")) for name in ("quality", "speed"))
     ours = ["variant-0", "variant-1", "9mib", "10mib"]
-    timing = pd.DataFrame(read(nano / "report/timing.json"))
+    timing = pd.DataFrame(read_result(nano / "report/timing.json"))
+    curve, order = read_result(nano / "curve.json"), read_result(nano / "rank/measured.json")
     for figure in (
         gather_quality.draw(quality, "Nex-N2-nano: KLD against BF16, 100 x 512 tokens", ours, True),
-        gather_curve.draw(read(nano / "curve.json"), "Nex-N2-nano: what each further byte buys"),
-        draw_sensitivity.draw(read(nano / "rank/measured.json"), "Nex-N2-nano: what promoting each group is worth"),
+        gather_curve.draw(curve, "Nex-N2-nano: what each further byte buys"),
+        draw_sensitivity.draw(order, "Nex-N2-nano: what promoting each group is worth"),
         draw_speed.draw(speed, f"Nex-N2-nano on {speed.device[0]} (CPU), 2 threads", ours),
         gather_timing.draw(timing, "Nex-N2-nano: 10 min 00 s of jobs"),
     ):
@@ -71,7 +68,7 @@ def test_no_text_of_a_picture_is_on_another_one(nano):
 
 
 def test_timing_has_every_rule_that_ran(nano):
-    rows = {row["rule"]: row for row in read(nano / "report/timing.json")}
+    rows = {row["rule"]: row for row in read_result(nano / "report/timing.json")}
     assert {"build_engine", "test_engine", "quantize_recipe", "measure_speed", "make_release"} <= set(rows)
     # nothing, everything, and each of 16 units alone and left out
     assert rows["measure_mix"]["jobs"] == 34
