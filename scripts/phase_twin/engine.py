@@ -14,7 +14,14 @@ PROGRAMS = (
     "llama-variant-info",
     "llama-gguf-split",
 )
-TESTS = ("test-quantize-fns", "test-backend-ops", "test-tensor-variant", "test-iq3-a770", "test-iq3-a770-feedback")
+TESTS = (
+    "test-quantize-fns",
+    "test-backend-ops",
+    "test-tensor-variant",
+    "test-iq3-a770",
+    "test-iq3-a770-feedback",
+    "test-iq3-a770-mul",
+)
 # what is built with the SYCL backend, to be run on a CPU device
 SYCL_PROGRAMS = ("test-backend-ops", "test-sycl-experts", "llama-perplexity", "llama-completion", "llama-server")
 
