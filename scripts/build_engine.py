@@ -112,6 +112,10 @@ def compile_programs(
     tree: Path, build: Path, flags: Sequence[str], programs: Sequence[Path], threads: int, tool_log: str
 ) -> None:
     """Build the programs in `build` and copy them to where they are named; their names are those of the targets."""
+    # cmake refuses a build that was made where the project's folder was before
+    cache = build / "CMakeCache.txt"
+    if cache.exists() and f"CMAKE_HOME_DIRECTORY:INTERNAL={tree.resolve()}\n" not in cache.read_text():
+        shutil.rmtree(build)
     # paths relative to the tree let ccache serve any checkout
     env = {"CCACHE_BASEDIR": str(tree.resolve().parent), "CCACHE_NOHASHDIR": "1"}
     run_tool(["cmake", "-S", tree, "-B", build, "-G", "Ninja", *flags], tool_log, env=env)

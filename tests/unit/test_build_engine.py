@@ -109,6 +109,18 @@ def test_build_with_oneapi(oneapi, rule, tmp_path):
     assert facts["patch_sha256"] == MANIFEST["patch_sha256"]
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_build_from_before_the_folder_was_moved_is_made_anew(oneapi, rule, tmp_path, moved):
+    build, tree = tmp_path / "build", tmp_path / "tree"
+    build.mkdir()
+    (build / "kept.o").touch()
+    home = tmp_path / "elsewhere" if moved else tree
+    (build / "CMakeCache.txt").write_text(f"CMAKE_HOME_DIRECTORY:INTERNAL={home}\n")
+    rule.params = Params(backend="sycl", f16=True, tree=str(tree), build=str(build))
+    main(rule)
+    assert (build / "kept.o").exists() != moved
+
+
 @pytest.mark.parametrize(("f16", "value"), [(False, "OFF"), (True, "ON")])
 def test_half_precision_is_said_either_way(f16, value):
     assert f"-DGGML_SYCL_F16={value}" in configure_flags("sycl", MANIFEST, f16)
