@@ -1,7 +1,7 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
 # Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, and resources/engine/sycl/bin,
 # the programs that are measured where engine.backend is sycl.
-from scripts.phase_twin.engine import PROGRAMS, SOURCE_MANIFEST, TESTS
+from scripts.phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
 
 PATCHES = [f"patches/{name}" for name in Path("patches/series").read_text().split()]
 ENGINE_TREE = resources("engine/source")
@@ -48,7 +48,7 @@ rule build_engine:
     input:
         manifest=rules.fetch_engine.output.manifest,
     output:
-        programs=[engine(program) for program in (*PROGRAMS, *TESTS)],
+        programs=[engine(program) for program in (*PROGRAMS, *TESTS, KERNEL_TIMES)],
         facts=resources("engine/cpu/engine.json"),
     log:
         main="logs/engine/build.log",

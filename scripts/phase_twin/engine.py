@@ -22,6 +22,8 @@ TESTS = (
     "test-iq3-a770-feedback",
     "test-iq3-a770-mul",
 )
+# cycles of single kernels, for the bench of the CPU
+KERNEL_TIMES = "test-quantize-perf"
 # what is built with the SYCL backend, to be run on a CPU device
 SYCL_PROGRAMS = ("test-backend-ops", "test-sycl-experts", "llama-perplexity", "llama-completion", "llama-server")
 
