@@ -1,6 +1,6 @@
 """Write a GGUF with the tensor shapes of Nex-N2-mini, few layers, random weights and nano's vocabulary.
 
-usage: shape_model.py --template NANO.gguf --layers 4 --experts IQ3_A770 --out MODEL.gguf
+usage: shape_model.py --template NANO.gguf --layers 4 --experts IQ3_A770 [--rest Q6_K] --out MODEL.gguf
 
 It answers nothing: it is there to be traced and timed.
 """
@@ -20,10 +20,13 @@ STATE, INNER, GROUPS, CONV = 128, 4096, 16, 4
 ATTENTION_EVERY = 4  # the other layers are gated delta nets
 
 F32, Q6_K = int(GGMLQuantizationType.F32), int(GGMLQuantizationType.Q6_K)
-TYPES = {"IQ3_A770": IQ3_A770} | {kind: int(GGMLQuantizationType[kind]) for kind in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")}
+TYPES = {"IQ3_A770": IQ3_A770} | {
+    kind: int(GGMLQuantizationType[kind]) for kind in ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ3_XXS", "IQ3_S", "IQ4_XS")
+}
 
 # where the halves of a block are that scale it; random bits there would be anything up to infinity
 SCALES = {IQ3_A770: [100], TYPES["Q3_K"]: [108], TYPES["Q4_K"]: [0, 2], TYPES["Q5_K"]: [0, 2], Q6_K: [208]}
+SCALES |= {TYPES[kind]: [0] for kind in ("IQ3_XXS", "IQ3_S", "IQ4_XS")}
 
 SIZES = {
     "block_count": 0,
@@ -84,11 +87,11 @@ def layer_shapes(layer: int) -> dict[str, tuple[int, ...]]:
     return {f"blk.{layer}.{name}": shape for name, shape in {**norms, **mixer, **experts}.items()}
 
 
-def tensor_type(name: str, shape: tuple[int, ...], expert_type: int) -> int:
-    """Return the type llama-quantize would give a tensor, its experts being of `expert_type`, the rest Q6_K."""
+def tensor_type(name: str, shape: tuple[int, ...], expert_type: int, rest_type: int = Q6_K) -> int:
+    """Return the type llama-quantize would give a tensor, the experts being of one type, other matrices of another."""
     if "_exps" in name:
         return expert_type
-    return F32 if len(shape) == 1 or "conv1d" in name or "ffn_gate_inp" in name else Q6_K
+    return F32 if len(shape) == 1 or "conv1d" in name or "ffn_gate_inp" in name else rest_type
 
 
 def random_blocks(kind: int, nbytes: int, rng: np.random.Generator) -> bytes:
@@ -113,7 +116,7 @@ def metadata(template: Gguf, layers: int, expert_type: int) -> list[Kv]:
     return kept + made + (iq3_a770_kv() if expert_type == IQ3_A770 else [])
 
 
-def write_shape_model(template: Path, layers: int, expert_type: int, out: Path) -> None:
+def write_shape_model(template: Path, layers: int, expert_type: int, out: Path, rest_type: int = Q6_K) -> None:
     """Write the model; tensors of one type share their random bytes."""
     nano = Gguf.read(template)
     (vocabulary,) = (tensor.shape[1] for tensor in nano.tensors if tensor.name == "token_embd.weight")
@@ -121,7 +124,7 @@ def write_shape_model(template: Path, layers: int, expert_type: int, out: Path) 
     shapes["output_norm.weight"] = (D_MODEL,)
     for layer in range(layers):
         shapes |= layer_shapes(layer)
-    kinds = {name: tensor_type(name, shape, expert_type) for name, shape in shapes.items()}
+    kinds = {name: tensor_type(name, shape, expert_type, rest_type) for name, shape in shapes.items()}
     sizes = {}
     for name, shape in shapes.items():
         block, size = BLOCK_SIZES[kinds[name]]
@@ -144,9 +147,11 @@ def main() -> None:
     parser.add_argument("--template", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--experts", choices=TYPES, default="IQ3_A770")
+    parser.add_argument("--rest", choices=TYPES, default="Q6_K")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    write_shape_model(arguments.template, arguments.layers, TYPES[arguments.experts], arguments.out)
+    experts, rest = TYPES[arguments.experts], TYPES[arguments.rest]
+    write_shape_model(arguments.template, arguments.layers, experts, arguments.out, rest)
 
 
 if __name__ == "__main__":

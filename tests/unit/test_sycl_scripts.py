@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 
 from gguf_files import F32, PLAIN, Raw, write
 from mutate_sycl import SOURCES, Mutant, planted
 from phase_twin.errors import UserError
-from prune_dual import Gguf
-from shape_model import D_MODEL, EXPERTS, TYPES, layer_shapes, write_shape_model
+from phase_twin.iq3_a770 import decode
+from prune_dual import BLOCK_SIZES, Gguf
+from shape_model import D_MODEL, EXPERTS, TYPES, layer_shapes, random_blocks, write_shape_model
 from trace_sycl import count_calls, expected, weight_bytes
 
 TRACE = """\
@@ -71,6 +74,24 @@ def test_a_model_of_the_real_shapes(tmp_path, monkeypatch):
     assert tensors["output.weight"].shape == (D_MODEL, 4)
     halves = np.frombuffer(tensors["blk.0.ffn_up_exps.weight"].data.read(), np.uint8).reshape(-1, 102)[:, 100:]
     assert np.isfinite(halves.copy().view(np.float16)).all()
+
+
+def test_a_model_of_one_type(tmp_path, monkeypatch):
+    monkeypatch.setattr("shape_model.EXPERTS", 2)
+    template = write(tmp_path / "nano.gguf", PLAIN, [Raw("token_embd.weight", (256, 4), F32, bytes(4096))])
+    write_shape_model(template, 1, TYPES["IQ3_S"], tmp_path / "out.gguf", TYPES["IQ3_S"])
+    kinds = {tensor.name: tensor.type_name for tensor in Gguf.read(tmp_path / "out.gguf").tensors}
+    assert kinds["output.weight"] == kinds["blk.0.ffn_up_exps.weight"] == kinds["blk.0.ssm_out.weight"] == "IQ3_S"
+    assert kinds["blk.0.ffn_gate_inp.weight"] == kinds["blk.0.ssm_conv1d.weight"] == "F32"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_random_blocks_hold_small_values(kind):
+    blocks = np.frombuffer(random_blocks(TYPES[kind], 100_000, np.random.default_rng(0)), np.uint8)
+    blocks = blocks.reshape(-1, BLOCK_SIZES[TYPES[kind]][1])
+    values = decode(blocks) if kind == "IQ3_A770" else dequantize(blocks, GGMLQuantizationType[kind])
+    assert np.isfinite(values).all()
+    assert 0 < np.abs(values).max() < 1
 
 
 def test_every_fourth_layer_is_attention():
