@@ -1,21 +1,27 @@
 """Write the measured tables into README.md and docs/, between their marks.
 
-usage: update_tables.py   (from the project's folder, after `make nano` and the studies)
+usage: update_tables.py [--measured]   (from the project's folder, after `make nano` and the studies)
+
+--measured writes only what was made by a run of its own: bench_cpu, mutate_sycl.py, trace_sycl.py, study_ranking.
 """
 
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from mutate_sycl import REPORT as MUTANTS
 from phase_twin.files import write_text
 from phase_twin.results import read_result
+from phase_twin.side_by_side import DECODE, DOT, PROMPT
 from prune_dual import Gguf
-from scaling import active_weights, disk_table, rates, steps_table
+from scaling import disk_table, of_one_token, rates, steps_table
 from trace_sycl import REPORT as COST
 
 RESULTS = Path("results/nex-n2-nano")
+CPU = RESULTS / "cpu"
 MODEL = Path("resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf")
 PROGRAMS = Path("resources/engine/cpu/bin")
 
@@ -158,6 +164,47 @@ def cost_table(report: dict[str, Any]) -> str:
     return markdown([*head, *rates], cells)
 
 
+def cpu_table(report: dict[str, Any]) -> str:
+    """Return cpu/FORM.json as a line on how it was measured, and its tables."""
+    limit, measured = f"more than {100 * report['spread_limit']:g} %", report["rounds_measured"]
+    told = (
+        f"in the last {report['rounds_used']} of {measured} rounds no ratio that is asked for spread {limit}"
+        if report["settled"]
+        else f"**the machine did not come to rest**: in {measured} rounds ratios that are asked for spread {limit}"
+    )
+    head = ["experts", "cycles per 32 weights", f"{PROMPT}, tokens/s", f"{DECODE}, tokens/s", "MB of weights per token"]
+    head += ["GB/s", "of the read bandwidth", "repacked MiB"]
+    types = [
+        [
+            row["type"],
+            f"{row[DOT]:.2f}",
+            f"{row[PROMPT]:.1f}",
+            f"{row[DECODE]:.1f}",
+            f"{row['token_bytes'] / 1e6:.0f}",
+            f"{row['gb_s']:.1f}",
+            f"{100 * row['of_bandwidth']:.0f} %",
+            f"{row['buffers_mib'].get('CPU_REPACK', 0):.0f}",
+        ]
+        for row in report["types"]
+    ]
+
+    def times(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f} x"
+
+    ratios = [
+        [
+            f"{row['test']} / {row['base']}",
+            times(row["ratio"]),
+            f"{100 * row['spread']:.1f} %",
+            *(times(row[key]) for key in ("least", "stretch", "bytes_allow")),
+        ]
+        for row in report["ratios"]
+    ]
+    where = f"{report['device']}, {report['threads']} threads; read bandwidth {report['read_gb_s']:.1f} GB/s; {told}."
+    second = ["IQ3_A770, test / beside", "median", "spread", "asked", "hoped for", "if only bytes counted"]
+    return "\n\n".join([where, markdown(head, types), markdown(second, ratios)])
+
+
 def replace(path: Path, mark: str, table: str) -> None:
     """Put `table` between the marks of that name in the file."""
     begin, end = f"<!-- {mark} -->", f"<!-- end {mark} -->"
@@ -170,24 +217,10 @@ def run(program: str, *arguments: str) -> str:
     return subprocess.run([PROGRAMS / program, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def main() -> None:
-    """Write all tables."""
-    readme, page = Path("README.md"), Path("docs/iq3_a770.md")
-    replace(readme, "nano results", quality_table(read_result(RESULTS / "bench/quality.json")))
-    replace(page, "study", quality_table(read_result(RESULTS / "study/recipes.json")))
-    replace(page, "codebooks", codebooks_table(read_result(RESULTS / "study/codebooks.json")))
-    timing = read_result(RESULTS / "report/timing.json")
-    rules = "".join(path.read_text() for path in sorted(Path("rules").glob("*.smk")))
-    scaling = Path("docs/scaling.md")
-    replace(scaling, "steps", markdown(*steps_table(rates(timing, active_weights(Gguf.read(MODEL))), rules)))
-    replace(scaling, "disk", markdown(*disk_table()))
-    output = run("test-iq3-a770", "--speed", "--shapes")
-    replace(page, "encoder", encoder_table(output))
-    replace(page, "throughput", throughput_table(output))
-    replace(page, "shapes", shapes_table(output))
-    replace(page, "feedback", feedback_table(run("test-iq3-a770-feedback", "--speed")))
-    # these take longer
+def write_measured() -> None:
+    """Write what has a run of its own, where that was made here."""
     for page, mark, path, table in (
+        *(("docs/iq3_a770.md", f"cpu {form}", CPU / f"{form}.json", cpu_table) for form in ("pure", "mixed")),
         ("docs/sycl.md", "mutants", MUTANTS, mutants_table),
         ("docs/sycl.md", "cost", COST, cost_table),
         ("docs/ranking.md", "orders", RESULTS / "study/ranking.json", ranking_table),
@@ -195,6 +228,30 @@ def main() -> None:
     ):
         if path.exists():
             replace(Path(page), mark, table(read_result(path)))
+    for plot in CPU.glob("*.svg"):
+        shutil.copyfile(plot, f"docs/iq3_a770-cpu-{plot.name}")
+
+
+def main() -> None:
+    """Write all tables, or those that are measured apart."""
+    write_measured()
+    if sys.argv[1:] == ["--measured"]:
+        return
+    readme, page = Path("README.md"), Path("docs/iq3_a770.md")
+    replace(readme, "nano results", quality_table(read_result(RESULTS / "bench/quality.json")))
+    replace(page, "study", quality_table(read_result(RESULTS / "study/recipes.json")))
+    replace(page, "codebooks", codebooks_table(read_result(RESULTS / "study/codebooks.json")))
+    timing = read_result(RESULTS / "report/timing.json")
+    active = of_one_token(Gguf.read(MODEL), lambda tensor: tensor.n_elements)
+    rules = "".join(path.read_text() for path in sorted(Path("rules").glob("*.smk")))
+    scaling = Path("docs/scaling.md")
+    replace(scaling, "steps", markdown(*steps_table(rates(timing, active), rules)))
+    replace(scaling, "disk", markdown(*disk_table()))
+    output = run("test-iq3-a770", "--speed", "--shapes")
+    replace(page, "encoder", encoder_table(output))
+    replace(page, "throughput", throughput_table(output))
+    replace(page, "shapes", shapes_table(output))
+    replace(page, "feedback", feedback_table(run("test-iq3-a770-feedback", "--speed")))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import draw_cpu
 import draw_sensitivity
 import draw_speed
 import gather_curve
@@ -12,6 +13,9 @@ import gather_quality
 import gather_timing
 from phase_twin.experts import units
 from phase_twin.plots import save
+from phase_twin.side_by_side import OURS as OUR_TYPE
+from phase_twin.side_by_side import STOCK as STOCK_TYPES
+from phase_twin.side_by_side import Round, ratio_rows
 from plot_texts import check_texts
 
 MIB, GIB = 2**20, 2**30
@@ -37,6 +41,12 @@ def speed(depths: list[int]) -> pd.DataFrame:
         for depth in depths
     ]
     return pd.DataFrame(rows)
+
+
+def cpu() -> dict:
+    rounds = [Round(30.0, {test: {OUR_TYPE: 1.0, **dict.fromkeys(STOCK_TYPES, 0.7)} for test in draw_cpu.TESTS})] * 2
+    ratios = ratio_rows(rounds, dict.fromkeys((OUR_TYPE, *STOCK_TYPES), 1))
+    return {"models": "mixed", "device": "AMD EPYC 9B14 96-Core Processor", "threads": 2, "ratios": ratios}
 
 
 def order(layers: int, tie: bool, method: str = "measured") -> dict:
@@ -75,6 +85,7 @@ def curve() -> dict:
         lambda: draw_sensitivity.draw(order(40, True), "Some-Model: what promoting each group is worth"),
         lambda: draw_sensitivity.draw(order(40, False, "weighted_error"), "Some-Model: each group"),
         lambda: gather_timing.draw(timing(40000), "Some-Model: 20 h 05 min of jobs"),
+        lambda: draw_cpu.draw(cpu()),
         lambda: gather_timing.draw(timing(200), "Some-Model: 6 min of jobs"),
     ],
 )

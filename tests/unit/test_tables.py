@@ -3,6 +3,7 @@
 from update_tables import (
     codebooks_table,
     cost_table,
+    cpu_table,
     encoder_table,
     feedback_table,
     mutants_table,
@@ -85,6 +86,36 @@ def test_cost_of_a_token():
     head, _, line = cost_table({"bandwidth_gb_s": {"card": 560.0}, "rows": [row]}).splitlines()
     assert head.endswith("| tokens/s expected, card (560 GB/s) |")
     assert line == "| Q4_K | live | 1,234 | 5 | 6 | 2.50 | 3.00 | 82 |"
+
+
+CPU = {
+    "device": "AMD EPYC",
+    "threads": 2,
+    "spread_limit": 0.03,
+    "settled": True,
+    "rounds_measured": 9,
+    "rounds_used": 7,
+    "read_gb_s": 31.4159,
+    "types": [
+        {"type": "Q4_K", "dot": 2.2345, "pp512": 123.45, "tg64": 67.89, "token_bytes": 201_500_000, "gb_s": 13.68}
+        | {"of_bandwidth": 0.4354, "buffers_mib": {"CPU_Mapped": 125.27, "CPU_REPACK": 1728.0}}
+    ],
+    "ratios": [
+        {"test": "tg64", "base": "Q4_K", "ratio": 1.0512, "spread": 0.0123, "least": 1.1, "stretch": None}
+        | {"bytes_allow": 1.0987},
+    ],
+}
+
+
+def test_speed_on_the_cpu_beside_what_was_asked():
+    told, types, ratios = cpu_table(CPU).split("\n\n")
+    assert told.startswith("AMD EPYC, 2 threads; read bandwidth 31.4 GB/s; in the last 7 of 9 rounds no ratio")
+    assert types.splitlines()[2] == "| Q4_K | 2.23 | 123.5 | 67.9 | 202 | 13.7 | 44 % | 1728 |"
+    assert ratios.splitlines()[2] == "| tg64 / Q4_K | 1.05 x | 1.2 % | 1.10 x |  | 1.10 x |"
+
+
+def test_a_machine_that_was_never_calm_is_told():
+    assert "did not come to rest" in cpu_table(CPU | {"settled": False})
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):

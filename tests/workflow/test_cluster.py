@@ -48,7 +48,7 @@ def test_dry_run_with_a_profile(snakemake, profile):
 def test_what_measures_speed_has_a_node_of_its_own(root, profile):
     settings = yaml.safe_load((root / "profiles" / profile / "config.v9+.yaml").read_text())
     alone = PROFILES[profile]
-    assert settings["set-resources"] == {"measure_speed": alone, "measure_arc": alone}
+    assert settings["set-resources"] == dict.fromkeys(("measure_speed", "measure_arc", "measure_cpu"), alone)
 
 
 @pytest.fixture

@@ -1,0 +1,136 @@
+"""What is asked of IQ3_A770 beside stock types on the CPU, and what rounds of samples come to; runs no program."""
+
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UserError
+
+OURS = "IQ3_A770"
+STOCK = ("IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")
+# test-quantize-perf: cycles, the less the better; llama-bench: tokens per second
+DOT, PROMPT, DECODE = "dot", "pp512", "tg64"
+N_PROMPT, N_GEN = 512, 64
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How many times as fast as `base` ours should be: `least` is asked, `stretch` hoped for."""
+
+    test: str
+    base: str
+    least: float | None
+    stretch: float | None = None
+
+
+GOALS = (
+    Goal(DOT, "Q3_K", 1.2, 1.5),
+    Goal(DECODE, "Q3_K", 1.1),
+    Goal(DECODE, "IQ3_S", 1.5),
+    Goal(DECODE, "IQ3_XXS", 1.6),
+    Goal(DECODE, "Q4_K", 1.1),
+    Goal(PROMPT, "Q3_K", 1.5),
+    Goal(PROMPT, "IQ3_S", 2.5),
+    Goal(PROMPT, "Q4_K", None, 0.9),
+)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One sample of everything: read bandwidth in GB/s, and test -> type -> cycles or tokens per second."""
+
+    gb_s: float
+    samples: dict[str, dict[str, float]]
+
+    def ratio(self, test: str, base: str) -> float:
+        """How many times as fast as `base` ours was."""
+        ours, theirs = (self.samples[test][kind] for kind in (OURS, base))
+        return theirs / ours if test == DOT else ours / theirs
+
+
+def spread(values: Sequence[float]) -> float:
+    """Interquartile range over the median."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / middle
+
+
+def unsettled(rounds: Sequence[Round], limit: float) -> list[str]:
+    """Return the goals whose ratios spread more than `limit`, worst first, each with its spread."""
+    spreads = {
+        f"{goal.test} / {goal.base}": spread([one.ratio(goal.test, goal.base) for one in rounds]) for goal in GOALS
+    }
+    worst = sorted(spreads, key=spreads.__getitem__, reverse=True)
+    return [f"{name} {100 * spreads[name]:.1f} %" for name in worst if spreads[name] > limit]
+
+
+def turn(kinds: Sequence[str], number: int) -> list[str]:
+    """Each round begins with another type: none is always measured after the same one has warmed the machine."""
+    start = number % len(kinds)
+    return [*kinds[start:], *kinds[:start]]
+
+
+# ---------------------------------------------------------------- reading what programs print
+
+
+def parse_cycles(output: str) -> float:
+    """Read test-quantize-perf: cycles per 32 weights in the fastest of its iterations.
+
+    Raises
+    ------
+    UserError
+        if it counted none.
+    """
+    found = re.findall(r"min cycles/32 vals +: +([\d.]+)", output)
+    if len(found) != 1 or float(found[0]) == 0:
+        raise UserError("test-quantize-perf counted no cycles; it does so on x86 only, and for types that it knows")
+    return float(found[0])
+
+
+def parse_bandwidth(output: str) -> float:
+    """Read stream_read: GB/s of its fastest pass."""
+    return max(map(float, re.findall(r"([\d.]+) GB/s", output)))
+
+
+def parse_buffers(output: str) -> dict[str, float]:
+    """Read llama-bench -v: MiB of weights per kind of buffer; repacked weights are in one of their own."""
+    found = re.findall(r"load_tensors: +(\w+) model buffer size = +([\d.]+) MiB", output)
+    return {name: float(mib) for name, mib in found}
+
+
+# ---------------------------------------------------------------- what it comes to
+
+
+def speed_rows(rounds: Sequence[Round], token_bytes: dict[str, int]) -> list[dict[str, Any]]:
+    """Medians per type; GB/s and the share of the read bandwidth are those of weights while tokens are generated."""
+    rows = []
+    for kind, nbytes in token_bytes.items():
+        row: dict[str, Any] = {"type": kind}
+        for test in (DOT, PROMPT, DECODE):
+            row[test] = statistics.median(one.samples[test][kind] for one in rounds)
+        rates = [1e-9 * nbytes * one.samples[DECODE][kind] for one in rounds]
+        row["gb_s"] = statistics.median(rates)
+        row["of_bandwidth"] = statistics.median(rate / one.gb_s for rate, one in zip(rates, rounds, strict=True))
+        rows.append(row | {"token_bytes": nbytes})
+    return rows
+
+
+def ratio_rows(rounds: Sequence[Round], token_bytes: dict[str, int]) -> list[dict[str, Any]]:
+    """Ours beside each stock type: median and spread of the rounds' own ratios, what was asked, what bytes allow."""
+    goals = {(goal.test, goal.base): goal for goal in GOALS}
+    rows = []
+    for test in (DOT, DECODE, PROMPT):
+        for base in STOCK:
+            ratios = [one.ratio(test, base) for one in rounds]
+            goal = goals.get((test, base))
+            row = {"test": test, "base": base, "ratio": statistics.median(ratios), "spread": spread(ratios)}
+            row |= {"least": goal and goal.least, "stretch": goal and goal.stretch}
+            rows.append(row | {"bytes_allow": token_bytes[base] / token_bytes[OURS] if test == DECODE else None})
+    return rows
+
+
+def missed(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Return what was asked and not reached."""
+    short = [row for row in rows if row["least"] and row["ratio"] < row["least"]]
+    return [f"{row['test']} / {row['base']} {row['ratio']:.2f}, asked {row['least']:.2f}" for row in short]
