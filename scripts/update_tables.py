@@ -165,7 +165,7 @@ def cost_table(report: dict[str, Any]) -> str:
 
 
 def cpu_table(report: dict[str, Any]) -> str:
-    """Return cpu/FORM.json as a line on how it was measured, and its tables."""
+    """Return cpu/FORM.json as a line on how it was measured, its tables, and its picture."""
     limit, measured = f"more than {100 * report['spread_limit']:g} %", report["rounds_measured"]
     told = (
         f"in the last {report['rounds_used']} of {measured} rounds no ratio that is asked for spread {limit}"
@@ -202,7 +202,9 @@ def cpu_table(report: dict[str, Any]) -> str:
     ]
     where = f"{report['device']}, {report['threads']} threads; read bandwidth {report['read_gb_s']:.1f} GB/s; {told}."
     second = ["IQ3_A770, test / beside", "median", "spread", "asked", "hoped for", "if only bytes counted"]
-    return "\n\n".join([where, markdown(head, types), markdown(second, ratios)])
+    models = report["models"]
+    picture = f"![How many times as fast IQ3_A770 is as stock types, {models} models](iq3_a770-cpu-{models}.svg)"
+    return "\n\n".join([where, markdown(head, types), markdown(second, ratios), picture])
 
 
 def replace(path: Path, mark: str, table: str) -> None:

@@ -1,5 +1,6 @@
 """The bench of the CPU: ratios and their spread, when it goes on, what programs print, bytes of a token."""
 
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -97,6 +98,18 @@ def test_no_cycles_are_told(output):
 
 def test_bandwidth_is_the_best_pass():
     assert parse_bandwidth("12.5 GB/s\n14.25 GB/s\n9.0 GB/s\n") == 14.25
+
+
+def test_bandwidth_is_measured_and_sums_are_right(root, tmp_path):
+    program = tmp_path / "stream_read"
+    flags = ["-O3", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    subprocess.run(["cc", *flags, root / "scripts/stream_read.c", "-o", program], check=True)
+    # exits 1 where a sum is wrong
+    done = subprocess.run([program, "3", "8", "2"], check=True, capture_output=True, text=True)
+    assert len(done.stdout.splitlines()) == 2
+    assert parse_bandwidth(done.stdout) > 0
+    refused = subprocess.run([program, "0", "8", "2"], capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr) == (1, "usage: stream_read THREADS MIB PASSES\n")
 
 
 def test_repacked_weights_are_seen():

@@ -89,6 +89,7 @@ def test_cost_of_a_token():
 
 
 CPU = {
+    "models": "pure",
     "device": "AMD EPYC",
     "threads": 2,
     "spread_limit": 0.03,
@@ -108,9 +109,10 @@ CPU = {
 
 
 def test_speed_on_the_cpu_beside_what_was_asked():
-    told, types, ratios = cpu_table(CPU).split("\n\n")
+    told, types, ratios, picture = cpu_table(CPU).split("\n\n")
     assert told.startswith("AMD EPYC, 2 threads; read bandwidth 31.4 GB/s; in the last 7 of 9 rounds no ratio")
     assert types.splitlines()[2] == "| Q4_K | 2.23 | 123.5 | 67.9 | 202 | 13.7 | 44 % | 1728 |"
+    assert picture.endswith("(iq3_a770-cpu-pure.svg)")
     assert ratios.splitlines()[2] == "| tg64 / Q4_K | 1.05 x | 1.2 % | 1.10 x |  | 1.10 x |"
 
 
