@@ -1,6 +1,6 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
-# Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, and resources/engine/sycl/bin,
-# the programs that are measured where engine.backend is sycl.
+# Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, resources/engine/sycl/bin, the
+# programs that are measured where engine.backend is sycl, and the report of the new type by instruction set.
 from scripts.phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
 
 PATCHES = [f"patches/{name}" for name in Path("patches/series").read_text().split()]
@@ -112,3 +112,30 @@ rule test_engine:
         "Run llama.cpp's tests of the new type and of the variant loader"
     script:
         "../scripts/test_engine.py"
+
+
+rule test_instruction_sets:
+    input:
+        manifest=rules.fetch_engine.output.manifest,
+        project="tests/engine/instruction_sets/CMakeLists.txt",
+    output:
+        report=resources("engine/instruction-sets.json"),
+    log:
+        main="logs/engine/test-instruction-sets.log",
+        tool="logs/engine/test-instruction-sets-tool.log",
+    benchmark:
+        "benchmarks/engine/test-instruction-sets.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        disk_mb=1000,
+        runtime=60,
+    params:
+        tree=ENGINE_TREE,
+        build=resources("engine/build-instruction-sets"),
+    message:
+        "Build ggml once per instruction set and run the tests of the new type"
+    script:
+        "../scripts/test_instruction_sets.py"
