@@ -91,8 +91,8 @@ rule measure_cpu:
         runtime=240,
     params:
         # the last `rounds` count once no ratio that is asked for spreads more than `spread` in them
-        rounds=7,
-        max_rounds=40,
+        rounds=5,
+        max_rounds=12,
         spread=0.03,
     message:
         "Measure IQ3_A770 beside stock types on the CPU: {wildcards.form} models"
