@@ -38,7 +38,8 @@ OPTIONS = {
 AVX2 = ("SSE42", "AVX", "F16C", "FMA", "BMI2", "AVX2")
 AVX512 = (*AVX2, "AVX512")
 AVX512_VNNI = (*AVX512, "AVX512_VNNI")
-SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g1"
+OPTIMIZED = "-O3 -DNDEBUG"
+SANITIZED = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def x86(*options: str, cpu_flags: str = "", cpuinfo: tuple[str, ...] = (), sanit
     """Return the set of ggml's options that are named, all others off, and of further compiler flags."""
     flags = [f"-DGGML_{option}={'ON' if option in options else 'OFF'}" for option in OPTIONS]
     flags += [f"-DCPU_FLAGS={cpu_flags}"]
-    flags += [f"-DCMAKE_{language}_FLAGS={SANITIZERS if sanitize else ''}" for language in ("C", "CXX")]
+    flags += [f"-DCMAKE_{language}_FLAGS_RELEASE={SANITIZED if sanitize else OPTIMIZED}" for language in ("C", "CXX")]
     needed = [flag for option in options for flag in OPTIONS[option]]
     folder = "x86-sanitized" if sanitize else "x86"
     return InstructionSet(folder, tuple(flags), frozenset([*needed, *cpuinfo]))
