@@ -37,8 +37,8 @@ rule write_shape_model:
     message:
         "Write a model of 4 layers of full size: {wildcards.form} {wildcards.kind}"
     shell:
-        "python {input.tool:q} --template {input.template:q} --layers 4 --experts {wildcards.kind}"
-        " --rest {params.rest} --out {output.gguf:q} 2> {log.main:q} || {{ cat {log.main:q} >&2; exit 1; }}"
+        "python {input.tool:q} --template {input.template:q} --layers 4 --experts {wildcards.kind:q}"
+        " --rest {params.rest:q} --out {output.gguf:q} 2> {log.main:q} || {{ cat {log.main:q} >&2; exit 1; }}"
 
 
 rule build_stream_read:
