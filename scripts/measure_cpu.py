@@ -2,7 +2,6 @@
 
 import logging
 import statistics
-from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,17 +80,17 @@ def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     bench, params = Bench(snakemake), snakemake.params
     buffers = {kind: bench.buffers(kind) for kind in bench.models}
-    rounds: deque[Round] = deque()
+    rounds: list[Round] = []
     wide = ["no round"]
     while wide and len(rounds) < params.max_rounds:
         log.info("round %d, %d at the most", len(rounds) + 1, params.max_rounds)
         rounds.append(bench.round(len(rounds)))
-        used = list(rounds)[-params.rounds :]
+        used = rounds[-params.rounds :]
         wide = unsettled(used, params.spread) if len(used) == params.rounds else ["too few rounds"]
         log.info("spread above %g %%: %s", 100 * params.spread, ", ".join(wide) or "none")
     if wide:
         log.warning("the machine did not come to rest in %d rounds: all of them count", len(rounds))
-        used = list(rounds)
+        used = rounds
     nbytes = {
         kind: int(of_one_token(Gguf.read(model), lambda tensor: tensor.nbytes)) for kind, model in bench.models.items()
     }
