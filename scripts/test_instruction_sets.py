@@ -117,7 +117,7 @@ def count_shapes(output: str, what: str) -> int:
     UserError
         if some failed, or none ran.
     """
-    found = re.search(r"^(\d+) shapes, (\d+) failed", output, re.MULTILINE)
+    found = re.search(r"^(\d+) shapes, (?:\d+ of them packed(?: too)?, )?(\d+) failed", output, re.MULTILINE)
     shapes, failed = (int(found[1]), int(found[2])) if found else (0, 0)
     if shapes == 0 or failed > 0:
         raise UserError(f"{what}: {failed} of {shapes} shapes failed")
