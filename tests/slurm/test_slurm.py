@@ -35,11 +35,9 @@ SECONDS = 3000
 
 
 @pytest.fixture(scope="module")
-def working_copy(nano, root, checkout, tmp_path_factory) -> Path:
-    """The project with the built engine and nothing else that was made."""
-    copy = checkout(tmp_path_factory.mktemp("working-copy"))
-    shutil.copytree(root / "resources/engine/cpu", copy / "resources/engine/cpu", symlinks=True)
-    return copy
+def working_copy(nano, checkout, tmp_path_factory) -> Path:
+    """The project with the engine and nothing else that was made."""
+    return checkout(tmp_path_factory.mktemp("working-copy"))
 
 
 @pytest.fixture(scope="module")

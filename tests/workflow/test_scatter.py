@@ -31,7 +31,6 @@ def runs(nano, root, checkout, snakemake, tmp_path_factory) -> dict[int, Path]:
     folders = {}
     for parts in (1, 3):
         folder = checkout(tmp_path_factory.mktemp("scatter") / "project")
-        shutil.copytree(root / "resources/engine/cpu", folder / "resources/engine/cpu")
         (folder / "resources/models/nex-n2-nano").mkdir(parents=True)
         shutil.copy2(
             root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf", folder / "resources/models/nex-n2-nano"
@@ -70,7 +69,7 @@ def test_parts_of_other_models_are_refused(runs, tmp_path):
 def test_rows_measured_in_parts_are_those_of_one_run(nano, root, checkout, snakemake, tmp_path):
     folder = checkout(tmp_path / "project")
     # with what Snakemake knows of them, or a new time of a source would have all made again
-    for made in (".snakemake/metadata", "resources/engine/cpu", "resources/models/nex-n2-nano", "results/nex-n2-nano"):
+    for made in (".snakemake/metadata", "resources/models/nex-n2-nano", "results/nex-n2-nano"):
         shutil.copytree(root / made, folder / made, ignore=shutil.ignore_patterns("bench"))
     (folder / "parts.yaml").write_text("bench: {quality: {parts: 3}}\n")
     rows = [f"results/nex-n2-nano/{row}" for row in ROWS]

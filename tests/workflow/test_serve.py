@@ -186,7 +186,8 @@ def test_a_taken_port_is_refused(server, start):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_a_stream_ends_the_server(start, how):
-    with start() as server:
+    # a stream in which nothing comes ends with the next ping
+    with start("--sse-ping-interval", "2") as server:
         stream = iter(server.chat("Talk.", stream=True, max_tokens=2000, ignore_eos=True))
         for _ in range(5):
             next(stream)
