@@ -118,6 +118,7 @@ rule test_instruction_sets:
     input:
         manifest=rules.fetch_engine.output.manifest,
         project="tests/engine/instruction_sets/CMakeLists.txt",
+        suppressions="tests/engine/instruction_sets/ubsan.supp",
     output:
         report=resources("engine/instruction-sets.json"),
     log:

@@ -39,7 +39,9 @@ AVX2 = ("SSE42", "AVX", "F16C", "FMA", "BMI2", "AVX2")
 AVX512 = (*AVX2, "AVX512")
 AVX512_VNNI = (*AVX512, "AVX512_VNNI")
 OPTIMIZED = "-O3 -DNDEBUG"
-SANITIZED = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+# what is not suppressed ends the test by halt_on_error; without recovery, suppressions would not count
+SANITIZED = "-O1 -g1 -fsanitize=address,undefined -fsanitize-recover=undefined"
+SANITIZER_OPTIONS = "halt_on_error=1:print_stacktrace=1:suppressions={path}"
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,16 @@ def build(
     run_tool(command, tool_log, env=env, progress=BAR, label="build", append=True)
 
 
-def test(instruction_set: InstructionSet, programs: Path, tool_log: str) -> dict[str, int | str]:
+def test(instruction_set: InstructionSet, programs: Path, suppressions: str, tool_log: str) -> dict[str, int | str]:
     """Return how many cases each test passed; of those that do not say, that they did."""
+    env = ENVIRONMENT | {"UBSAN_OPTIONS": SANITIZER_OPTIONS.format(path=suppressions)}
     passed: dict[str, int | str] = {}
     for name in PROGRAMS:
-        output = run_tool([*instruction_set.emulator, programs / name], tool_log, env=ENVIRONMENT, append=True)
+        output = run_tool([*instruction_set.emulator, programs / name], tool_log, env=env, append=True)
         passed[name] = count_shapes(output, name) if "shapes" in output else "passed"
     for operation in OPERATIONS:
         compare = [programs / OPERATIONS_PROGRAM, "test", "-b", "CPU", "-o", operation, "-p", TYPE]
-        output = run_tool([*instruction_set.emulator, *compare], tool_log, env=ENVIRONMENT, append=True)
+        output = run_tool([*instruction_set.emulator, *compare], tool_log, env=env, append=True)
         passed[f"{OPERATIONS_PROGRAM} {operation}"] = count_passed(output, operation)
     return passed
 
@@ -176,7 +179,7 @@ def main(snakemake: Any) -> None:
                 report[name]["built only"] = f"this CPU has no {', '.join(missing)}"
                 continue
             report[name]["emulator"] = list(instruction_set.emulator)
-            report[name]["passed"] = test(instruction_set, folder / "bin", tool_log)
+            report[name]["passed"] = test(instruction_set, folder / "bin", snakemake.input.suppressions, tool_log)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
     write_result(snakemake.output.report, report, snakemake)
