@@ -19,13 +19,12 @@ GRID = [
 ]
 
 
-def logged(tool: str | Path, model: Path, settings: Settings) -> dict[str, float]:
-    """Return the MiB of each buffer that the engine logs."""
+def logged(tool: str | Path, model: Path, settings: Settings, *arguments: str) -> dict[str, float]:
+    """Return the MiB of each buffer that the engine logs, run with further arguments."""
     command = [str(tool), "-m", str(model), "-c", str(settings.ctx), "-ub", str(settings.ubatch)]
     command += ["-ctk", settings.cache_type_k, "-ctv", settings.cache_type_v, "-np", str(settings.parallel)]
     command += ["-fa", "on" if settings.flash_attn else "off"]
-    # weights stay in the file, of which little is read
-    command += ["--no-repack", "-lv", "4", "--no-warmup", "-p", "x", "-n", "1", "--temp", "0", "-no-cnv"]
+    command += ["-lv", "4", "--no-warmup", "-p", "x", "-n", "1", "--temp", "0", "-no-cnv", *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
     found = re.findall(r"CPU +(KV|RS|compute) buffer size = +([0-9.]+) MiB", done.stdout + done.stderr)
     if len(found) != 3:
