@@ -62,13 +62,13 @@ nano: setup
 NANO_RESULTS := results/nex-n2-nano
 screenshots: $(VENV)/.dev nano
 	$(BIN)/snakemake --configfile config/nano.yaml --report $(NANO_RESULTS)/report.html
-	$(BIN)/python scripts/screenshots.py $(NANO_RESULTS)
+	dev/run screenshots $(NANO_RESULTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile rules
-	git ls-files '*.sh' .ci/run | xargs $(BIN)/shellcheck
+	git ls-files '*.sh' .ci/run dev/run | xargs $(BIN)/shellcheck
 
 # the nano run comes first, where it shows its progress; the tests look at what it made
 test: lint nano
@@ -102,7 +102,7 @@ lock:
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/dev.in -o envs/dev.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/cluster.in -o envs/cluster.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package intel-openmp toolchain/sycl/requirements.in -o toolchain/sycl/requirements.lock
-	$(BIN)/python scripts/write_generated.py
+	dev/run write_generated
 
 clean:
 	rm -rf resources logs benchmarks results/*/

@@ -1,6 +1,6 @@
 """Compare the account of memory with what the engine logs, over a grid, as the table in docs/memory.md.
 
-usage: check_memory.py MODEL [LLAMA_COMPLETION]   (from the project's folder; a build for the CPU, half a minute)
+usage: dev/run check_memory MODEL [LLAMA_COMPLETION]   (from the project's folder; a build for the CPU, half a minute)
 """
 
 import re

@@ -1,12 +1,11 @@
-#!/usr/bin/env python3
 """Count what one decoded token costs on the SYCL backend, and what cards could make of it.
 
-usage: trace_sycl.py   (from the project's folder, after `make nano` and `make test-sycl`)
+usage: dev/run trace_sycl   (from the project's folder, after `make nano` and `make test-sycl`)
 
 Models with the shapes of Nex-N2-mini and 4 and 8 layers run on the CPU device under SYCL_UR_TRACE and make N and N + 1
 tokens: the difference is one token, and 4 further layers (three delta nets, one attention) cost what 8 layers have more
 than 4. Kernels, copies and host waits are counted, weight bytes and int8 operations follow from the shapes. The result
-is results/sycl-cost.json; scripts/update_tables.py puts it into docs/sycl.md.
+is results/sycl-cost.json; dev/run update_tables puts it into docs/sycl.md.
 """
 
 import json

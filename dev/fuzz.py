@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Fuzz the engine's GGUF reader and model loader under AddressSanitizer and UndefinedBehaviorSanitizer.
 
-usage: fuzz.py [--minutes N] [--tree DIR]   (from the project's folder, after the rule fetch_engine)
+usage: dev/run fuzz [--minutes N] [--tree DIR]   (from the project's folder, after the rule fetch_engine)
 
 Builds tests/fuzz-gguf.cpp of the patched tree: with clang as a libFuzzer target that coverage guides, with another
 compiler as a program that mutates blindly. Both start from tests/fuzz/corpus. One line of JSON says in the end what was

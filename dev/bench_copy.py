@@ -1,6 +1,6 @@
 """How fast files are pruned, packed and fetched, against a plain copy of as many bytes on the same disk.
 
-usage: bench_copy.py [--folder DIR] [--gib N] [--runs N] [--out results/copy.json]
+usage: dev/run bench_copy [--folder DIR] [--gib N] [--runs N] [--out results/copy.json]
 
 Makes a twin of noise in a folder of its own below DIR, which is removed at the end; needs about 3.6 times --gib of free
 space. One run is a copy, a prune, a copy and a pack, one after the other; each ends with the file synced to the disk,

@@ -1,8 +1,8 @@
 """Write the measured tables into README.md and docs/, between their marks.
 
-usage: update_tables.py [--measured]   (from the project's folder, after `make nano` and the studies)
+usage: dev/run update_tables [--measured]   (from the project's folder, after `make nano` and the studies)
 
---measured writes only what was made by a run of its own: bench_cpu, mutate_sycl.py, trace_sycl.py, study_ranking.
+--measured writes only what was made by a run of its own: bench_cpu, mutate_sycl, trace_sycl, study_ranking.
 """
 
 import re
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mutate_sycl import REPORT as MUTANTS
+from phase_twin.active_weights import of_one_token
 from phase_twin.files import write_text
 from phase_twin.results import read_result
 from phase_twin.side_by_side import DECODE, DOT, PROMPT
 from prune_dual import Gguf
-from scaling import disk_table, of_one_token, rates, steps_table
+from scaling import disk_table, rates, steps_table
 from trace_sycl import REPORT as COST
 
 RESULTS = Path("results/nex-n2-nano")

@@ -1,6 +1,7 @@
 """Take screenshots of what people look at: the report of a run, each of its pictures and tables, and the model card.
 
-usage: screenshots.py RESULTS   (after the run and `snakemake --report RESULTS/report.html`; makes RESULTS/screenshots)
+usage: dev/run screenshots RESULTS   (after a run and `snakemake --report RESULTS/report.html`; makes
+RESULTS/screenshots)
 """
 
 import re
@@ -134,7 +135,7 @@ def shoot(page: Page, path: Path, left: int = 0, **options: bool) -> Path:
 def main(arguments: list[str]) -> None:
     """Take all screenshots of one folder of results."""
     if len(arguments) != 1:
-        raise UserError("usage: screenshots.py RESULTS, the folder of a finished run")
+        raise UserError("usage: dev/run screenshots RESULTS, the folder of a finished run")
     results = Path(arguments[0])
     report, card = results / "report.html", results / "release/README.md"
     for path in (report, card):

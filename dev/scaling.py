@@ -2,11 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from prune_dual import Gguf, Tensor
 
 NODES = (1, 8, 64)
 GIB = 2**30
@@ -79,15 +77,6 @@ class Step:
 def file_gib(kind: str) -> float:
     """Size of a model whose experts are of one type."""
     return REST_GIB + EXPERT_WEIGHTS * EXPERT_BITS[kind] / 8 / GIB
-
-
-def of_one_token(model: Gguf, size: Callable[[Tensor], int]) -> float:
-    """Sum of `size` over what one token is multiplied with: of the experts those that it is sent to."""
-    experts, used = (model.kv[f"qwen35moe.expert{part}_count"].value for part in ("", "_used"))
-    share = {True: used / experts, False: 1}
-    return sum(
-        size(tensor) * share["_exps." in tensor.name] for tensor in model.tensors if tensor.name != "token_embd.weight"
-    )
 
 
 def rates(timing: list[dict[str, Any]], active: float) -> dict[str, float]:

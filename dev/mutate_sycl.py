@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Plant faults in the SYCL kernels one by one and see whether a test finds each.
 
-usage: mutate_sycl.py [NAME ...]   (from the project's folder, after `make test-sycl`; some minutes per fault)
+usage: dev/run mutate_sycl [NAME ...]   (from the project's folder, after `make test-sycl`; some minutes per fault)
 
 The faults stand in tests/sycl/mutants.yaml. The tests are test-sycl-experts, which calls the kernels, and
 test-backend-ops with reordering and fusion on, without fusion, and with both off. The result is
