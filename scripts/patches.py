@@ -69,7 +69,9 @@ def unpack() -> None:
     mails = WORK.resolve() / ".git/mails"
     mails.mkdir()
     for number, patch in enumerate(series.patches):
-        named = re.sub(rb"^(?=Upstream-Status: )", f"Patch: {patch.name}\n".encode(), patch.content, 1, re.MULTILINE)
+        named = re.sub(
+            rb"^(?=Upstream-Status: )", f"Patch: {patch.name}\n".encode(), patch.content, count=1, flags=re.MULTILINE
+        )
         (mails / f"{number:04}").write_bytes(named)
     try:
         git("am", "-q", "--keep-cr", *sorted(mails.iterdir()))

@@ -54,18 +54,22 @@ class Patch:
 
     @property
     def topic(self) -> str:
+        """The folder it is in."""
         return self.name.partition("/")[0]
 
     @property
     def added(self) -> int:
+        """Lines added."""
         return sum(diff.added for diff in self.files)
 
     @property
     def removed(self) -> int:
+        """Lines removed."""
         return sum(diff.removed for diff in self.files)
 
     @property
     def hunks(self) -> int:
+        """Hunks in all files."""
         return sum(diff.hunks for diff in self.files)
 
 

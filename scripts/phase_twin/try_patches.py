@@ -26,6 +26,7 @@ class Outcome:
 
     @property
     def word(self) -> str:
+        """The outcome in a word."""
         if self.already:
             return "already applied"
         return "conflict" if self.conflicts else "fuzz" if self.merged else "clean"
@@ -108,7 +109,7 @@ def _try_file(outcome: Outcome, diff: FileDiff, tree: Path, step: Step) -> None:
         path.with_name(path.name + ".rej").unlink(missing_ok=True)
     if count:
         lines = ", ".join(map(str, at))
-        outcome.conflicts[diff.path] = f"{count} of {diff.hunks} hunks in conflict, around lines {lines}"
+        outcome.conflicts[diff.path] = f"{count} in conflict of those hunks at lines {lines}"
     outcome.merged += max(0, len(failed) - count)
 
 
