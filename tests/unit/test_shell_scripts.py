@@ -739,6 +739,15 @@ def test_build_with_a_patch_that_does_not_apply(build, release):
     assert "the patch does not apply" in done.stderr.splitlines()[-1]
 
 
+def test_build_of_a_tree_that_has_the_patch(build, release):
+    had = PATCH.format("old").replace("-int old;", "-int older;")
+    (release / "build/llama.cpp-turbo-phase-twin.patch").write_text(had)
+    done, _ = build("--cpu")
+    assert done.returncode == 0, done.stderr
+    assert f"The patch is already applied to {work_of(release)}/git\n" in done.stdout
+    assert (work_of(release) / "git/src/type.c").read_text() == "int old;\n"
+
+
 def test_build_after_an_interrupted_one(build):
     done, _ = build("--cpu", TRUE="/no/such/program")
     assert done.returncode == 1
