@@ -17,6 +17,7 @@ PROGRAMS = (
 TESTS = (
     "test-quantize-fns",
     "test-backend-ops",
+    "test-gguf",
     "test-tensor-variant",
     "test-iq3-a770",
     "test-iq3-a770-feedback",

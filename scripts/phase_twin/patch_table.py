@@ -6,7 +6,7 @@ from .series import Patch, Series, own_files
 from .sources import Engine
 
 # of this repository: the last commit with the series for the base before
-OLD_BASE, OLD_COMMIT = "b9550", "a024285"
+OLD_BASE, OLD_COMMIT = "b9550", "dcea5a0"
 
 INTRODUCTION = """\
 # The patches
