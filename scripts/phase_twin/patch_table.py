@@ -34,11 +34,11 @@ REBASE = """\
 ## To a new base
 
 1. `dev/run patches try TREE` says what awaits on the new llama.cpp in TREE; `dev/run patches unpack` takes the old one.
-2. In `resources/engine/work`: `git switch --detach base`, replace all files by those of TREE, `git add -A -f`,
-   `git commit -m base`, `git tag new`, `git switch series`, `git rebase --onto new base`; then `git tag -f base new`.
+2. In `resources/engine/work`: `git switch -q --detach base`, `git rm -rqf .`, copy TREE there without its `.git`,
+   `git add -A -f`, `git commit -m base`, `git tag new`, `git rebase --onto new base series`, `git tag -f base new`.
 3. Pin the new commit, tag and package in `config/sources.yaml` and remove `resources/engine/base`.
 4. `snakemake --cores 2 fetch_engine` brings the new base, and stops as the blob ids are still those of the old one.
-5. `dev/run patches refresh`, `dev/run patches check`, then build and run all tests.
+5. `dev/run patches refresh` and `dev/run patches check`; then build, and run all tests.
 """
 
 

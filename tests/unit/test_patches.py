@@ -279,6 +279,27 @@ def test_a_commit_without_its_place_is_told(project, trailer, message):
     assert contents(patches.PATCHES) == before
 
 
+def test_to_a_new_base(project):
+    """The steps that patches/README.md gives."""
+    patches.unpack()
+    work("switch", "-q", "--detach", "base")
+    work("rm", "-rqf", ".")
+    newer = ONE.replace("a\n", "A\n")  # in the context of the first patch
+    (patches.WORK / "one.c").write_text(newer)
+    work("add", "-A", "-f")
+    work("commit", "-m", "base")
+    work("tag", "new")
+    work("rebase", "--onto", "new", "base", "series")
+    work("tag", "-f", "base", "new")
+    (patches.BASE / "one.c").write_text(newer)
+    (patches.BASE / "other.c").unlink()
+    with pytest.raises(UserError, match="does not apply"):
+        patches.apply_series(read_series(patches.PATCHES).patches, patches.BASE)
+    patches.refresh()
+    patches.check()
+    assert (patches.PATCHES / "series").read_text() == SERIES
+
+
 def test_a_conflict_prints_what_to_run(project):
     (patches.BASE / "one.c").write_text("other\n")
     with pytest.raises(UserError, match=r"(?s)words/say-new\.patch does not apply.*git am --continue"):
