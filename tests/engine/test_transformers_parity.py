@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
-from convert_checkpoint import converter_command, converter_environment, mend_block_count
+from convert_checkpoint import converter_command, converter_environment, nextn_options
 from logits_file import Logits, cut, divergence
 
 pytestmark = pytest.mark.engine
@@ -36,11 +36,11 @@ def f32(engine_bin, root, checkpoint, tmp_path_factory) -> Path:
     """The checkpoint in F32, by the converter of the built engine's tree."""
     engine_bin("llama-perplexity")  # with the programs comes the tree
     tree, path = root / "resources/engine/source", tmp_path_factory.mktemp("f32") / "nano-F32.gguf"
-    command = converter_command(tree, "qwen35", checkpoint, path, "--outtype", "f32")
+    options = ("--outtype", "f32", *nextn_options(checkpoint))
+    command = converter_command(tree, "qwen35", checkpoint, path, *options)
     env = os.environ | converter_environment(tree)
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
-    mend_block_count(path)
     types = {tensor.tensor_type for tensor in gguf.GGUFReader(path).tensors}
     assert types == {gguf.GGMLQuantizationType.F32}
     return path
