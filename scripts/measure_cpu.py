@@ -56,7 +56,7 @@ class Bench:
     def bench(self, kind: str, n_prompt: int, n_gen: int, *flags: str) -> str:
         """Run llama-bench on mapped weights, as llama.cpp does by itself."""
         case = {"file": self.models[kind], "variant": None}
-        return self.run(*bench_command(self.programs.bench, case, n_prompt, n_gen, self.threads), "-mmp", "1", *flags)
+        return self.run(*bench_command(self.programs.bench, case, n_prompt, n_gen, self.threads), "-lm", "mmap", *flags)
 
     def buffers(self, kind: str) -> dict[str, float]:
         """MiB of weights per kind of buffer; brings the file into memory, too."""
