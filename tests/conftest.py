@@ -74,7 +74,7 @@ def validate_crate(root: Path) -> Callable[[Path], dict[str, list[dict[str, str]
     subprocess.run(["make", "--silent", "setup-validator"], cwd=root, check=True)
 
     def run(folder: Path) -> dict[str, list[dict[str, str]]]:
-        command = [root / ".venv-validator/bin/python", root / "scripts/validate_crate.py", folder]
+        command = [root / ".venv-validator/bin/python", root / "tests/validate_crate.py", folder]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode in (0, 1), done.stderr
         return json.loads(done.stdout)

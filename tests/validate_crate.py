@@ -1,6 +1,6 @@
 """Hold the RO-Crate of a run to the profiles that it names, without the network.
 
-usage: .venv-validator/bin/python scripts/validate_crate.py FOLDER   (of ro-crate-metadata.json; `make setup-validator`)
+usage: .venv-validator/bin/python tests/validate_crate.py FOLDER   (of ro-crate-metadata.json; `make setup-validator`)
 
 Prints JSON: of each profile the issues, REQUIRED and RECOMMENDED. Exits with 1 if something REQUIRED is missing.
 """
