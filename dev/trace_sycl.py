@@ -21,14 +21,24 @@ from typing import Any
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from prune_dual import BLOCK_SIZES
-from shape_model import EXPERTS, EXPERTS_USED, F32, TYPES, layer_shapes, tensor_type, write_shape_model
+from shape_model import (
+    D_MODEL,
+    EXPERTS,
+    EXPERTS_USED,
+    F32,
+    LAYERS,
+    TYPES,
+    VOCABULARY,
+    layer_shapes,
+    tensor_type,
+    write_shape_model,
+)
 
 RUN = Path("toolchain/sycl/sycl-run")
 PROGRAM = Path("resources/engine/sycl-test/bin/llama-completion")
 TEMPLATE = Path("results/nex-n2-nano/Nex-N2-nano-9mib.gguf")
 REPORT = Path("results/sycl-cost.json")
 
-LAYERS, VOCABULARY, D_MODEL = 40, 248_320, 2048
 TOKENS = 3
 MODES = {
     "dormant": {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},

@@ -15,6 +15,7 @@ from typing import Any
 from mutate_sycl import REPORT as MUTANTS
 from phase_twin.active_weights import of_one_token
 from phase_twin.files import write_text
+from phase_twin.mini_cards import cards_table
 from phase_twin.results import read_result
 from phase_twin.side_by_side import DECODE, DOT, PROMPT
 from prune_dual import Gguf
@@ -241,6 +242,7 @@ def main() -> None:
     if sys.argv[1:] == ["--measured"]:
         return
     readme, page = Path("README.md"), Path("docs/iq3_a770.md")
+    replace(readme, "cards", markdown(*cards_table()))
     replace(readme, "nano results", quality_table(read_result(RESULTS / "bench/quality.json")))
     replace(page, "study", quality_table(read_result(RESULTS / "study/recipes.json")))
     replace(page, "codebooks", codebooks_table(read_result(RESULTS / "study/codebooks.json")))
