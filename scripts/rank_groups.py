@@ -97,6 +97,8 @@ def main(snakemake: Any) -> None:
     benefit, gain = scores["benefit"], gain_bytes(low, high)
     order, tie = order_groups(benefit, gain, snakemake.params.layers, snakemake.params.tie_gate_up)
     groups = [{"name": name, "benefit": benefit[name], "gain_bytes": gain[name]} for name in order]
+    if errors := scores.get("benefit_err"):
+        groups = [group | {"benefit_err": errors[group["name"]]} for group in groups]
     document = {"method": scores["method"], "promote_order": order, "promote_tie": tie, "groups": groups}
     write_result(snakemake.output.order, document, snakemake)
     log.info("ranked %d groups by %s, first %s", len(order), scores["method"], order[0])

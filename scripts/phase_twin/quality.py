@@ -1,7 +1,6 @@
 """What is said of a measurement and of the difference between two: values with errors over the text."""
 
 import math
-from typing import Any
 
 import numpy as np
 

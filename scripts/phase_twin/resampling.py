@@ -1,4 +1,4 @@
-"""Standard errors of means over the chunks of a text: a bootstrap over blocks, for neighbouring chunks resemble each other.
+"""Standard errors of means over the chunks of a text, by a bootstrap over blocks of them.
 
 Tokens are far from independent: a chunk of code and one of prose differ by more than their tokens let expect. Blocks of
 chunks, or whole documents, are drawn with replacement, and whatever is made of their means spreads as it would over
@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 DRAWS = 10_000
+AT_ONCE = 1000  # of these, for memory
 SEED = 257
 # fewer documents tell too little of how documents differ
 MIN_DOCUMENTS = 8
@@ -77,17 +78,24 @@ def resampled_means(values: np.ndarray, documents: np.ndarray | None = None) -> 
     if documents is not None and (count := len(np.unique(documents))) >= MIN_DOCUMENTS:
         starts = np.flatnonzero(np.diff(documents, prepend=documents[0] - 1))
         sums, sizes = np.add.reduceat(values, starts), np.diff(starts, append=n)
-        drawn = random.integers(count, size=(DRAWS, count))
-        means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None]
-        return mean + math.sqrt(count / (count - 1)) * (means - mean)
+        return mean + math.sqrt(count / (count - 1)) * (_draw(sums, sizes, count, random) - mean)
     length = max(map(block_length, values.T))
     # round and round, so that every chunk is in as many blocks
     around = np.concatenate([np.zeros_like(values[:1]), values, values[:length]])
     total = np.cumsum(around, axis=0)
     blocks = (total[length : length + n] - total[:n]) / length
     count = math.ceil(n / length)
-    means = blocks[random.integers(n, size=(DRAWS, count))].mean(axis=1)
+    means = _draw(blocks, np.ones(n), count, random)
     return mean + math.sqrt(count * length / (n - length)) * (means - mean)
+
+
+def _draw(sums: np.ndarray, sizes: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Means over `count` blocks drawn with replacement, [DRAWS, quantities]."""
+    found = []
+    for _ in range(0, DRAWS, AT_ONCE):
+        drawn = random.integers(len(sums), size=(AT_ONCE, count))
+        found.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None])
+    return np.concatenate(found)
 
 
 def standard_error(draws: np.ndarray) -> np.ndarray:

@@ -26,6 +26,11 @@ def signed(difference: Mapping[str, float], digits: int) -> str:
     return f"{difference['diff']:+.{digits}f} ± {difference['err']:.{digits}f}"
 
 
+def beside(difference: Mapping[str, float], digits: int, *, less_is_better: bool = True) -> str:
+    """A difference with its error and what may be said of it: -0.0006 ± 0.0005, not told apart."""
+    return f"{signed(difference, digits)}, {compared(difference, less_is_better=less_is_better)}"
+
+
 def is_settled(mean: float, spread: float) -> bool:
     """Whether a speed that was measured several times is a figure; `spread` in its unit."""
     return mean > 0 and spread <= SPREAD_LIMIT * mean

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import gguf_files
 from gather_curve import predict
-from gather_ranking import area, best_benefit, distance
+from gather_ranking import area, best_benefit, distance, measured_orders, shares
 from gguf_files import IQ3_A770, Q4_K, Raw
 from phase_twin.errors import UserError
 from phase_twin.experts import expert_name as name
@@ -20,7 +20,7 @@ from phase_twin.mix import MAX_OVERRIDE, format_ranks, mix
 from prune_dual import Gguf, Twin, parse_ranks
 from rank_groups import imatrix_energy, order_groups
 from score_groups import at_random, by_layer, decoded, imatrix_energies, weighted_errors
-from score_measured import fit_benefits
+from score_measured import benefit_errors, fit_benefits, sums
 
 
 def test_energy_is_normalised_per_expert():
@@ -177,6 +177,30 @@ def test_a_benefit_is_never_negative():
     assert rms > 0.0
 
 
+def mixes() -> tuple[list[dict], dict[str, list[str]]]:
+    """Two labels: nothing, each, all; each alone is also all but the other."""
+    return [{"promoted": one} for one in ([], ["a"], ["b"], ["a", "b"])], {"a": ["a"], "b": ["b"]}
+
+
+def test_sums_of_single_benefits():
+    rows, together = mixes()
+    kld = np.array([0.05, 0.03, 0.04, 0.01])
+    noise = np.random.default_rng(1).normal(0, 0.001, (2000, 4))
+    found = sums(rows, together, kld, kld + noise)
+    assert found["alone"]["share"] == pytest.approx(0.03 / 0.04)
+    assert found["last"]["share"] == pytest.approx(0.05 / 0.04)
+    assert found["difference"]["diff"] == pytest.approx(-0.5)
+    assert found["difference"]["z"] == pytest.approx(found["difference"]["diff"] / found["difference"]["err"], abs=0.01)
+    assert 0.02 < found["alone"]["err"] < 0.2
+
+
+def test_errors_of_benefits():
+    rows, together = mixes()
+    draws = np.array([0.05, 0.03, 0.04, 0.02]) + np.random.default_rng(1).normal(0, 0.001, (4000, 4))
+    # each benefit is the mean of two differences
+    assert benefit_errors(rows, together, draws) == {name: pytest.approx(0.001, rel=0.05) for name in together}
+
+
 # what is made of an order
 
 LOW, HIGH = {"bytes": 100, "kld_mean": 0.05}, {"bytes": 160, "kld_mean": 0.02}
@@ -228,8 +252,27 @@ def test_distance_to_the_optimum():
 
 
 def test_area_is_the_mean_over_all_budgets():
-    rows = [{"bytes": 130, "kld_mean": 0.02}]
-    assert area(rows, LOW, HIGH) == pytest.approx((0.035 + 0.02) / 2)
+    assert area(np.array([0.05, 0.02, 0.02]), [100, 130, 160]) == pytest.approx((0.035 + 0.02) / 2)
+
+
+def test_orders_are_compared_over_the_same_text():
+    assert list(shares(np.array([5.0, 4.0, 3.0, 1.0]))) == [25, 50]
+    rows = [
+        [{"bytes": n, "percent": n - 100, "kld_mean": 0, "kld_mean_err": 0, "top1": 90} for n in (100, 150, 200)]
+    ] * 2
+    klds = np.array([[0.04, 0.03, 0.02], [0.04, 0.032, 0.02]])
+    # texts differ by much, orders on one text by little
+    level = np.random.default_rng(1).normal(1, 0.2, 500)[:, None, None]
+    first, second = measured_orders(["best", "other"], rows, klds, level * klds, "best")
+    assert first["difference"] is None
+    assert first["area_err"] == pytest.approx(0.2 * first["area"], rel=0.1)
+    apart = second["difference"]
+    assert apart["to"] == "best"
+    assert apart["area"]["diff"] == pytest.approx(0.001)
+    assert apart["area"]["err"] == pytest.approx(0.0002, rel=0.1)
+    (row,) = first["rows"]
+    # the share is the same on each of them
+    assert (row["closed"], row["closed_err"], row["added"]) == (50, 0, 50)
 
 
 def test_units_cover_every_group_once():
