@@ -18,6 +18,7 @@ from phase_twin.files import write_text
 from phase_twin.mini_cards import cards_table
 from phase_twin.results import read_result
 from phase_twin.side_by_side import DECODE, DOT, PROMPT
+from phase_twin.wording import NOT_SETTLED, beside, is_settled, signed
 from prune_dual import Gguf
 from scaling import disk_table, rates, steps_table
 from trace_sycl import REPORT as COST
@@ -33,15 +34,23 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
+def named(rows: list[dict[str, Any]]) -> str | None:
+    """To which row the others' differences are given."""
+    return next((row["difference"]["to"] for row in rows if row["difference"]), None)
+
+
 def quality_table(rows: list[dict[str, Any]]) -> str:
     """Return rows of quality.json (or of the study) as a table."""
-    head = ["", "weights", "expert bits", "mean KLD", "99.9 % KLD", "top-1", "PPL ratio"]
+    base = named(rows)
+    head = ["", "weights", "expert bits", "mean KLD", *([f"KLD to {base}"] if base else []), "99.9 % KLD", "top-1"]
+    head += ["PPL ratio"]
     cells = [
         [
             row["label"],
             f"{row['bytes'] / 2**20:.2f} MiB",
             f"{row['bpw_experts']:.2f}",
             f"{row['kld_mean']:.4f} ± {row['kld_mean_err']:.4f}",
+            *([beside(row["difference"]["kld_mean"], 4) if row["difference"] else ""] if base else []),
             f"{row['kld_p999']:.3f}",
             f"{row['top1']:.2f} ± {row['top1_err']:.2f} %",
             f"{row['ppl_ratio']:.4f} ± {row['ppl_ratio_err']:.4f}",
@@ -93,7 +102,8 @@ def feedback_table(output: str) -> str:
 
 def codebooks_table(rows: list[dict[str, Any]]) -> str:
     """Return rows of codebooks.json as a table; errors are those over runs."""
-    head = ["", "K", "relative RMSE", "beside version 1", "mean KLD", "99.9 % KLD", "top-1", "PPL ratio"]
+    head = ["", "K", "relative RMSE", "beside version 1", "mean KLD", f"to {named(rows)}", "99.9 % KLD", "top-1"]
+    head += ["PPL ratio"]
     (base,) = (row["rmse"] for row in rows if row["codebook"] == "version-1")
     cells = [
         [
@@ -102,6 +112,7 @@ def codebooks_table(rows: list[dict[str, Any]]) -> str:
             f"{row['rmse']:.4f}",
             f"{100 * (row['rmse'] / base - 1):+.1f} %",
             f"{row['kld_mean']:.5f} ± {row['kld_mean_run_err']:.5f}",
+            beside(row["difference"]["kld_mean"], 5) if row["difference"] else "",
             f"{row['kld_p999']:.3f} ± {row['kld_p999_run_err']:.3f}",
             f"{row['top1']:.2f} ± {row['top1_run_err']:.2f} %",
             f"{row['ppl_ratio']:.4f} ± {row['ppl_ratio_run_err']:.4f}",
@@ -125,11 +136,12 @@ def ranking_table(study: dict[str, Any]) -> str:
     """Return the study of orders as a table: best order first."""
     orders = sorted(study["orders"], key=lambda order: order["area"])
     percents = [row["percent"] for row in orders[0]["rows"]]
-    head = ["order", "mean KLD over all budgets", *(f"+{percent} %" for percent in percents)]
+    head = ["order", "mean KLD over all budgets", f"to {named(orders)}", *(f"+{percent} %" for percent in percents)]
     cells = [
         [
             order["order"],
-            f"{order['area']:.4f}",
+            f"{order['area']:.4f} ± {order['area_err']:.4f}",
+            beside(order["difference"]["area"], 4) if order["difference"] else "",
             *(f"{row['closed']:.0f} ± {row['closed_err']:.0f} %" for row in order["rows"]),
         ]
         for order in orders
@@ -145,6 +157,15 @@ def selection_table(study: dict[str, Any]) -> str:
         for order in study["orders"]
     ]
     return markdown(["order", *(f"+{percent} %" for percent in percents)], cells)
+
+
+def sums_table(scores: dict[str, Any]) -> str:
+    """Return what groups save alone and as the last one, of what all save together."""
+    found = scores["sums"]
+    cells = [f"{100 * found[name]['share']:.0f} ± {100 * found[name]['err']:.0f} %" for name in ("alone", "last")]
+    share = {key: value if key == "z" else 100 * value for key, value in found["difference"].items()}
+    head = ["sum of what each group saves alone", "promoted last", "difference"]
+    return markdown(head, [[*cells, f"{signed(share, 0)} %"]])
 
 
 def cost_table(report: dict[str, Any]) -> str:
@@ -176,15 +197,20 @@ def cpu_table(report: dict[str, Any]) -> str:
     )
     head = ["experts", "cycles per 32 weights", f"{PROMPT}, tokens/s", f"{DECODE}, tokens/s", "MB of weights per token"]
     head += ["GB/s", "of the read bandwidth", "repacked MiB"]
+
+    def figure(row: dict[str, Any], test: str, digits: int) -> str:
+        settled = is_settled(row[test], row["spread"][test] * row[test])
+        return f"{row[test]:.{digits}f}" if settled else NOT_SETTLED
+
     types = [
         [
             row["type"],
-            f"{row[DOT]:.2f}",
-            f"{row[PROMPT]:.1f}",
-            f"{row[DECODE]:.1f}",
+            figure(row, DOT, 2),
+            figure(row, PROMPT, 1),
+            figure(row, DECODE, 1),
             f"{row['token_bytes'] / 1e6:.0f}",
-            f"{row['gb_s']:.1f}",
-            f"{100 * row['of_bandwidth']:.0f} %",
+            f"{row['gb_s']:.1f}" if is_settled(1, row["spread"][DECODE]) else NOT_SETTLED,
+            f"{100 * row['of_bandwidth']:.0f} %" if is_settled(1, row["spread"][DECODE]) else NOT_SETTLED,
             f"{row['buffers_mib'].get('CPU_REPACK', 0):.0f}",
         ]
         for row in report["types"]
@@ -196,7 +222,7 @@ def cpu_table(report: dict[str, Any]) -> str:
     ratios = [
         [
             f"{row['test']} / {row['base']}",
-            times(row["ratio"]),
+            times(row["ratio"]) if is_settled(1, row["spread"]) else NOT_SETTLED,
             f"{100 * row['spread']:.1f} %",
             *(times(row[key]) for key in ("least", "stretch", "bytes_allow")),
         ]
@@ -229,6 +255,7 @@ def write_measured() -> None:
         ("docs/sycl.md", "cost", COST, cost_table),
         ("docs/ranking.md", "orders", RESULTS / "study/ranking.json", ranking_table),
         ("docs/ranking.md", "selection", RESULTS / "study/ranking.json", selection_table),
+        ("docs/ranking.md", "sums", RESULTS / "rank/scores-measured.json", sums_table),
     ):
         if path.exists():
             replace(Path(page), mark, table(read_result(path)))
@@ -244,6 +271,7 @@ def main() -> None:
     readme, page = Path("README.md"), Path("docs/iq3_a770.md")
     replace(readme, "cards", markdown(*cards_table()))
     replace(readme, "nano results", quality_table(read_result(RESULTS / "bench/quality.json")))
+    shutil.copyfile(RESULTS / "bench/quality.svg", "docs/quality.svg")
     replace(page, "study", quality_table(read_result(RESULTS / "study/recipes.json")))
     replace(page, "codebooks", codebooks_table(read_result(RESULTS / "study/codebooks.json")))
     timing = read_result(RESULTS / "report/timing.json")
