@@ -48,7 +48,7 @@ def workspace(nano: Path, root: Path, tmp_path_factory) -> Path:
         ("models/nex-n2-nano/evaluation.txt", QUALITY),
         ("patches/0015-common-write-out-the-log-at-exit.patch", ENGINE | CONVERTED),
         ("release/BUILD.md", RELEASE),
-        ("scripts/prune_dual/verify.py", PRUNED),
+        ("scripts/prune_dual/cli/verify.py", PRUNED),
         ("README.md", set()),
     ],
 )
