@@ -28,10 +28,10 @@ import numpy as np
 
 from pack_twin import pack
 from phase_twin.files import write_text
-from prune_dual import GIB, MIB, Gguf, Selection, Twin, encode_kv, lay_out, prune, select, tensor_nbytes
-from prune_dual.container import Span, Tensor
-from prune_dual.remote import open_remote
-from prune_dual.writing import write_all
+from prune_dual import GIB, MIB, Gguf, Selection, Span, Tensor, Twin, encode_kv, lay_out, prune, select, tensor_nbytes
+from prune_dual.files import write_all
+from prune_dual.transport.remote import open_remote
+from prune_dual.transport.source import Output
 
 log = logging.getLogger("phase_twin")
 
@@ -146,7 +146,7 @@ def fetch(twin: Path, out: Path, selection: Selection) -> dict[str, Any]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     start = time.monotonic()
     with open_remote(f"http://127.0.0.1:{server.server_port}/twin.gguf", out) as source:
-        source.write(selection, out)
+        source.write(Output(selection, out))
         head = source.twin.gguf.data_start
     took = time.monotonic() - start
     server.shutdown()

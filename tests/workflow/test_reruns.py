@@ -49,7 +49,7 @@ def workspace(nano: Path, root: Path, tmp_path_factory) -> Path:
         ("models/nex-n2-nano/evaluation.txt", QUALITY),
         (str(min((ROOT / "patches").rglob("*.patch")).relative_to(ROOT)), ENGINE | CONVERTED),
         ("release/BUILD.md", RELEASE),
-        ("scripts/prune_dual/verify.py", PRUNED),
+        ("scripts/prune_dual/cli/verify.py", PRUNED),
         ("README.md", set()),
     ],
 )
