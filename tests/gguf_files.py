@@ -12,6 +12,10 @@ import gguf
 
 F32, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0 = 0, 11, 12, 13, 14, 8
 IQ3_A770 = 770
+# in files of the early release 42 is IQ3_A770, else Q2_0
+LEGACY_IQ3, Q2_0 = -42, 42
+IDS = {LEGACY_IQ3: 42}
+SIZES = {IQ3_A770: (256, 102), LEGACY_IQ3: (256, 102), Q2_0: (64, 18)}
 CODEBOOK = [-125, -73, -36, -4, 21, 49, 82, 127]
 
 TYPES = ["u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64"]
@@ -34,7 +38,7 @@ class Raw:
 
     @property
     def nbytes(self) -> int:
-        block, size = (256, 102) if self.type in (IQ3_A770, 42) else gguf.GGML_QUANT_SIZES[self.type]
+        block, size = SIZES[self.type] if self.type in SIZES else gguf.GGML_QUANT_SIZES[self.type]
         return math.prod(self.shape) // block * size
 
 
@@ -75,7 +79,7 @@ def write(
         places.append(at)
         offset = at if tensor.offset is None else tensor.offset
         shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-        head += string(tensor.name) + shape + struct.pack("<IQ", tensor.type, offset)
+        head += string(tensor.name) + shape + struct.pack("<IQ", IDS.get(tensor.type, tensor.type), offset)
         if tensor.nbytes < 1 << 50:  # else no file can hold it
             at += -(-tensor.nbytes // alignment) * alignment
     start = -(-len(head) // alignment) * alignment
@@ -160,8 +164,16 @@ def small_twin(path: Path, low: int = Q3_K, high: int = Q8_0, groups: int = 4, *
     return write(path, twin_keys(names, **keys) + extra + (IQ3_KEYS if IQ3_A770 in (low, high) else []), tensors)
 
 
+def early_keys(order: Sequence[str]) -> list[Key]:
+    """The keys of a twin of the early release: no version, none of the type, and the file type that went with it."""
+    return [*twin_keys(order, instead={"version": None}), ("general.file_type", "u32", 28)]
+
+
 def published_twin(path: Path, gate_up: int = IQ3_A770) -> Path:
-    """The head of the published 120-group twin, its data a hole: variant 0 is 15.000 GiB in all."""
+    """The head of the published 120-group twin, its data a hole: variant 0 is 15.000 GiB in all.
+
+    With gate and up of the type LEGACY_IQ3 it is the file of the early release.
+    """
     order = [expert(layer, kind) for kind in ("gate", "up") for layer in range(40)]
     low = dict.fromkeys(order, gate_up)
     down = [expert(layer, "down") for layer in range(40)]
@@ -175,7 +187,7 @@ def published_twin(path: Path, gate_up: int = IQ3_A770) -> Path:
     rest = 15 * 2**30 - sum(tensor.nbytes for tensor in experts)
     tensors = [Raw("rest.weight", (rest // 4,), F32), *experts]
     tensors += [Raw(f"{name}.v1", shape(name), Q4_K) for name in low]
-    return write(path, twin_keys(order) + IQ3_KEYS, tensors)
+    return write(path, early_keys(order) if gate_up == LEGACY_IQ3 else twin_keys(order) + IQ3_KEYS, tensors)
 
 
 # Twins that break the format. Each builder takes the path; the words are what a message must name besides the file.
@@ -215,7 +227,6 @@ BAD_TWINS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         _bad(GOOD, twin_keys([A, B], instead={"count": ("general.tensor_variant.count", "str", "2")})),
         ("count", "type"),
     ),
-    "version missing": (_bad(GOOD, twin_keys([A, B], instead={"version": None})), ("version",)),
     "version 2": (
         _bad(GOOD, twin_keys([A, B], instead={"version": ("general.tensor_variant.version", "u32", 2)})),
         ("version", "2", "1"),

@@ -29,7 +29,6 @@ from .container.tensor_types import (
     IQ3_A770_BLOCK,
     IQ3_A770_BYTES,
     IQ3_A770_CODEBOOK,
-    IQ3_A770_LEGACY,
     tensor_nbytes,
 )
 from .container.writing import write_gguf

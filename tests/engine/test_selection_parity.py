@@ -13,6 +13,7 @@ from gguf_files import (
     F32,
     IQ3_A770,
     IQ3_KEYS,
+    LEGACY_IQ3,
     Q3_K,
     Q4_K,
     Q5_K,
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.engine
 
 TWINS = 1000
 BUDGETS = 5
+MTP_KEYS = ("block_count", "nextn_predict_layers")
 ROW = (256, 4096)  # 0.44 MiB at Q3_K: promotions are fractions and multiples of a MiB
 
 
@@ -64,12 +66,16 @@ def random_twin(path, seed: int, types: list[int]):
     dice.shuffle(order)
     tie = [dice.randint(0, max(1, len(order) // 2)) for _ in order] if dice.random() < 0.6 else None
     keys = twin_keys(order, tie, default=dice.randint(0, 1))
+    if dice.random() < 0.3:
+        # the last blocks are an MTP head's, which may have groups
+        blocks = dice.randint(1, 4), dice.randint(0, 2)
+        keys += [(f"qwen35moe.{name}", "u32", n) for name, n in zip(MTP_KEYS, blocks, strict=True)]
     return write(path, keys + (IQ3_KEYS if IQ3_A770 in types else []), tensors)
 
 
 def budgets(twin: Twin, seed: int) -> list[int]:
     """MiB from just too small to more than enough."""
-    low = sum(tensor.nbytes for tensor in twin.phase(0)) // MIB
+    low = sum(tensor.nbytes for tensor in twin.loaded(twin.phase(0))) // MIB
     most = sum(max(0, twin.delta(name, 1)) for name in twin.groups) // MIB
     dice = random.Random(seed)
     return [max(1, low), *(low + 1 + dice.randint(0, most + 1) for _ in range(BUDGETS - 1))]
@@ -98,7 +104,9 @@ def compare(variant_info, folder, types: list[int], count: int) -> int:
         path = random_twin(folder / "twin.gguf", seed, types)
         twin = Twin.read(path)
         sizes = budgets(twin, seed)
-        records = variant_info("--budget-mb", ",".join(map(str, sizes)), path)
+        mtp = ["--mtp"] if seed % 2 else []
+        twin = twin.with_mtp() if mtp else twin
+        records = variant_info(*mtp, "--budget-mb", ",".join(map(str, sizes)), path)
         assert [record["budget_bytes"] for record in records] == [size * MIB for size in sizes], f"seed {seed}"
         for size, record in zip(sizes, records, strict=True):
             promotions += assert_same(record, twin, budget_bytes=size * MIB)
@@ -113,14 +121,14 @@ def test_random_twins_with_iq3_a770_are_resolved_alike(variant_info, tmp_path):
     assert compare(variant_info, tmp_path, [IQ3_A770, Q3_K, Q4_K], 40) > 40
 
 
-@pytest.mark.parametrize("gate_up", [Q3_K, IQ3_A770])
+@pytest.mark.parametrize("gate_up", [Q3_K, IQ3_A770, LEGACY_IQ3])
 def test_the_published_twin(variant_info, tmp_path, gate_up):
     path = published_twin(tmp_path / "twin.gguf", gate_up)
     twin = Twin.read(path)
-    sizes = [15400, *range(15361, 19500, 240)]
+    sizes = [15400, 16400, 25000, *range(15361, 19500, 240)]
     records = variant_info("--budget-mb", ",".join(map(str, sizes)), path)
     counts = [assert_same(record, twin, budget_bytes=size * MIB) for size, record in zip(sizes, records, strict=True)]
-    assert counts[0] == 1
+    assert counts[:3] == [1, 24 if gate_up != Q3_K else counts[1], 96]
     assert max(counts) == 96
 
 

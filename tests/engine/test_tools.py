@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LEGACY_ENV, Run
+from conftest import Run
 from gguf_files import (
     BAD_IQ3_A770,
     F32,
     IQ3_A770,
     IQ3_KEYS,
+    LEGACY_IQ3,
     PLAIN,
+    Q2_0,
     Q4_K,
     Raw,
+    early_keys,
     expert,
     filled,
     nano_variants,
@@ -26,7 +29,6 @@ from prune_dual import IQ3_A770_CODEBOOK, Gguf, Twin
 
 pytestmark = pytest.mark.engine
 
-LEGACY = 42
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
@@ -83,7 +85,7 @@ def test_split_and_merge_give_the_file_again(run, tmp_path, which):
 def test_every_split_with_the_type_carries_its_keys(run, tmp_path):
     for part in split(run, plain_and_twin(tmp_path)["plain"]):
         types = tensor_types(part)
-        assert LEGACY not in types
+        assert Q2_0 not in types
         if IQ3_A770 in types:
             assert keys(part)["iq3_a770.version"] == 1
             assert keys(part)["iq3_a770.codebook"] == list(IQ3_A770_CODEBOOK)
@@ -164,29 +166,46 @@ def test_quantize_refuses_another_iq3_a770(run, variant0, tmp_path):
 
 def legacy_twin(path: Path) -> Path:
     name = expert(0, "up")
-    tensors = [filled(name, (256, 4), LEGACY), filled(f"{name}.v1", (256, 4), Q4_K)]
-    return write(path, twin_keys([name]), tensors)
+    tensors = [filled(name, (256, 4), LEGACY_IQ3), filled(f"{name}.v1", (256, 4), Q4_K)]
+    return write(path, early_keys([name]), tensors)
 
 
 def legacy_plain(path: Path) -> Path:
-    return write(path, PLAIN, [Raw("a.weight", (256, 4), LEGACY), Raw("b.weight", (256,), F32)])
+    return write(path, PLAIN, [Raw("a.weight", (256, 4), LEGACY_IQ3), Raw("b.weight", (256,), F32)])
 
 
 def test_legacy_id_is_taken_from_a_twin(run, tmp_path):
     path = legacy_twin(tmp_path / "twin.gguf")
     done = run("llama-variant-info", path)
     assert json.loads(done.stdout.splitlines()[-1])["variant0_bytes"] == 4 * 102
-    assert "no key 'iq3_a770.version'" in done.stdout  # taken as version 1, with a warning
+    # taken as version 1, with warnings
+    assert "no key 'iq3_a770.version'" in done.stdout
+    assert "general.tensor_variant.version is missing" in done.stdout
     assert Twin.read(path).gguf.legacy
 
 
-def test_legacy_id_is_refused_elsewhere_unless_asked_for(run, tmp_path):
+def test_legacy_id_is_taken_elsewhere_if_asked_for(run, tmp_path):
     path = legacy_plain(tmp_path / "plain.gguf")
-    done = run("llama-variant-info", path, code=1)
-    error = json.loads(done.stdout.splitlines()[-1])["error"]
-    assert all(word in error for word in ("a.weight", "42", "770", LEGACY_ENV))
     done = run("llama-variant-info", path, legacy=True)
     assert json.loads(done.stdout.splitlines()[-1])["selected_bytes"] == 4 * 102 + 4 * 256
+
+
+@pytest.mark.parametrize("keys", [twin_keys, lambda order: early_keys(order) + IQ3_KEYS[:1]])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_id_42_is_q2_0_where_the_file_says_its_version(run, tmp_path, keys, legacy):
+    name = expert(0, "up")
+    tensors = [filled(name, (256, 4), Q2_0), filled(f"{name}.v1", (256, 4), Q4_K)]
+    path = write(tmp_path / "twin.gguf", keys([name]), tensors)
+    done = run("llama-variant-info", path, legacy=legacy)
+    assert json.loads(done.stdout.splitlines()[-1])["variant0_bytes"] == 4 * 4 * 18
+    assert not Gguf.read(path, legacy_type_42=legacy).legacy
+
+
+def test_dimensions_of_0(run, tmp_path):
+    path = write(tmp_path / "empty.gguf", PLAIN, [Raw("a.weight", (256, 0), F32), Raw("b.weight", (256,), F32)])
+    done = run("llama-variant-info", path)
+    assert json.loads(done.stdout.splitlines()[-1])["selected_bytes"] == 4 * 256
+    assert [tensor.nbytes for tensor in Gguf.read(path).tensors] == [0, 4 * 256]
 
 
 @pytest.mark.parametrize("build", [legacy_twin, legacy_plain])
@@ -198,7 +217,7 @@ def test_legacy_id_is_never_written(run, tmp_path, build):
     for part in parts:
         # split files hold no variant keys but the first: an id 42 would show as such
         ids = tensor_types(part)
-        assert LEGACY not in ids
+        assert Q2_0 not in ids
         if IQ3_A770 in ids:
             assert not Gguf.read(part).legacy
             assert keys(part)["iq3_a770.version"] == 1

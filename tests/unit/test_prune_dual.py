@@ -14,9 +14,24 @@ import pytest
 
 import gguf_files
 from file_state import unread
-from gguf_files import BAD_IQ3_A770, CODEBOOK, IQ3_A770, Q3_K, Q4_K, Q6_K, Raw, expert, filled, small_twin, twin_keys
+from gguf_files import (
+    BAD_IQ3_A770,
+    CODEBOOK,
+    IQ3_A770,
+    LEGACY_IQ3,
+    Q2_0,
+    Q3_K,
+    Q4_K,
+    Q6_K,
+    Raw,
+    early_keys,
+    expert,
+    filled,
+    small_twin,
+    twin_keys,
+)
 from phase_twin.single_file import single_file
-from prune_dual import IQ3_A770_LEGACY, MIB, Gguf, GgufError, Twin, prune, select
+from prune_dual import MIB, Gguf, GgufError, Twin, prune, select
 from prune_dual.cli import main
 
 GATES = [expert(layer, "gate") for layer in range(4)]
@@ -377,25 +392,36 @@ def test_other_keys_are_copied_verbatim_and_alignment_is_kept(tmp_path):
 
 
 def legacy_twin(path):
-    """As first published: type id 42, no type keys, and the file type that went with it."""
-    tensors = [filled(GATES[0], (256, 4), IQ3_A770_LEGACY), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
-    return gguf_files.write(path, twin_keys(GATES[:1]) + file_type(28), tensors), tensors
+    tensors = [filled(GATES[0], (256, 4), LEGACY_IQ3), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
+    return gguf_files.write(path, early_keys(GATES[:1]), tensors), tensors
 
 
 def test_published_twin_with_type_42_is_read_and_written_as_770(tmp_path, caplog):
     path, tensors = legacy_twin(tmp_path / "twin.gguf")
     model = pruned(path, tmp_path / "out.gguf", variant=0)
     assert "iq3_a770.version" in caplog.text
+    assert "general.tensor_variant.version" in caplog.text
     assert [(tensor.type, tensor.data.read()) for tensor in model.tensors] == [(770, tensors[0].data)]
     assert model.get("general.file_type", "u32") == 770
     assert model.get("iq3_a770.codebook", "[i8]") == CODEBOOK
 
 
 def test_type_42_in_a_plain_file_needs_telling(tmp_path):
-    path = gguf_files.write(tmp_path / "a.gguf", gguf_files.PLAIN, [Raw("a", (256,), IQ3_A770_LEGACY)])
-    with pytest.raises(GgufError, match="--legacy-type-42"):
-        Gguf.read(path)
-    assert Gguf.read(path, legacy_type_42=True).tensors[0].type == IQ3_A770
+    path = gguf_files.write(tmp_path / "a.gguf", gguf_files.PLAIN, [Raw("a", (256,), LEGACY_IQ3)])
+    assert Gguf.read(path, legacy_type_42=True).tensors[0].type_name == "IQ3_A770"
+    path = gguf_files.write(tmp_path / "b.gguf", gguf_files.PLAIN, [Raw("a", (256,), Q2_0)])
+    assert Gguf.read(path).tensors[0].type_name == "Q2_0"
+
+
+@pytest.mark.parametrize(
+    "keys", [twin_keys(GATES[:1]) + file_type(28), early_keys(GATES[:1]) + gguf_files.IQ3_KEYS[:1]]
+)
+def test_type_42_is_q2_0_where_the_file_says_its_version(tmp_path, keys):
+    tensors = [filled(GATES[0], (256, 4), Q2_0), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
+    path = gguf_files.write(tmp_path / "twin.gguf", keys, tensors)
+    for told in (False, True):
+        assert [t.type_name for t in Gguf.read(path, legacy_type_42=told).tensors] == ["Q2_0", "Q4_K"]
+    assert pruned(path, tmp_path / "out.gguf", variant=0).get("general.file_type", "u32") == 41
 
 
 @pytest.mark.parametrize("case", BAD_IQ3_A770)

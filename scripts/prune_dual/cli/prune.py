@@ -61,6 +61,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--resume", action="store_true", help="if OUT.gguf exists as it would be written, take it for written"
     )
     parser.add_argument("--legacy-type-42", action="store_true", help="take tensor type 42 for IQ3_A770")
+    parser.add_argument("--mtp", action="store_true", help="count an MTP head's blocks, loaded only to speculate with")
     add_options(parser)
     args = parser.parse_args(argv)
     args.dry_run |= args.engine_flags
@@ -83,6 +84,8 @@ def run_prune(argv: Sequence[str]) -> None:
     """Run `prune-dual`; raises GgufError if there is nothing to be had from the twin as asked."""
     args = _arguments(argv)
     with open_source(args.dual, None if args.dry_run else args.out, legacy_type_42=args.legacy_type_42) as source:
+        if args.mtp:
+            source.twin = source.twin.with_mtp()
         twin = source.twin
         plan = plan_for(twin, args) if args.vram_gib else None
         budget_bytes = (args.budget_mb or 0) * MIB

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf import GGMLQuantizationType
-
 from ..errors import MIB, GgufError
-from .tensor_types import IQ3_A770
+from .tensor_types import TYPE_NAMES
 
 # GGUF value types by id; an array of T is written [T] here
 VALUE_TYPES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64")
@@ -119,7 +117,7 @@ class Tensor:
     @property
     def type_name(self) -> str:
         """The type's name in llama.cpp."""
-        return "IQ3_A770" if self.type == IQ3_A770 else GGMLQuantizationType(self.type).name
+        return TYPE_NAMES[self.type]
 
     @property
     def n_elements(self) -> int:

@@ -17,6 +17,8 @@ from .entries import DEFAULT_ALIGNMENT, FORMATS, VALUE_TYPES, Kv, Span, Tensor, 
 from .tensor_types import IQ3_A770, IQ3_A770_LEGACY, tensor_nbytes
 
 VARIANT_PREFIX = "general.tensor_variant."
+KEY_VARIANT_VERSION = VARIANT_PREFIX + "version"
+KEY_IQ3_A770_VERSION = "iq3_a770.version"
 KEY_ALIGNMENT = "general.alignment"
 
 MAX_DIMS = 4
@@ -99,7 +101,8 @@ class Gguf:
         Parameters
         ----------
         legacy_type_42
-            take tensor type 42 for IQ3_A770; files with variant keys need no telling.
+            take tensor type 42 for IQ3_A770; the early release's twins need no telling, and where a file says its
+            version, 42 is Q2_0.
 
         Raises
         ------
@@ -143,7 +146,8 @@ class Gguf:
         infos = _unique(cursor, "tensor", (_read_info(cursor) for _ in range(n_tensors)))
         alignment = _alignment(cursor, kv)
         data_start = padded(cursor.at, alignment)
-        accepts_legacy = legacy_type_42 or any(key.startswith(VARIANT_PREFIX) for key in kv)
+        early = KEY_VARIANT_VERSION not in kv and KEY_IQ3_A770_VERSION not in kv
+        accepts_legacy = early and (legacy_type_42 or any(key.startswith(VARIANT_PREFIX) for key in kv))
         legacy, expected = False, 0
         tensors: list[Tensor] = []
         for info in infos.values():
@@ -225,7 +229,7 @@ def _read_info(cursor: _Cursor) -> Tensor:
     if not 1 <= n_dims <= MAX_DIMS:
         raise cursor.fail(f"{what} has {n_dims} dimensions, allowed are 1 to {MAX_DIMS}")
     shape = tuple(cursor.number("Q", what) for _ in range(n_dims))
-    if 0 in shape or math.prod(shape) >= 1 << 63:
+    if max(shape) >= 1 << 63 or math.prod(shape) >= 1 << 63:
         raise cursor.fail(f"{what}: impossible shape {list(shape)}")
     kind, offset = cursor.number("I", what), cursor.number("Q", what)
     return Tensor(name, shape, kind, Span(cursor.data, offset, 0))
@@ -237,8 +241,7 @@ def _place(cursor: _Cursor, info: Tensor, data_start: int, expected: int) -> Ten
     try:
         nbytes = tensor_nbytes(info.shape, info.type)
     except ValueError as error:
-        hint = "; if it is IQ3_A770, say --legacy-type-42" if info.type == IQ3_A770_LEGACY else ""
-        raise cursor.fail(f"{what}: {error}{hint}") from None
+        raise cursor.fail(f"{what}: {error}") from None
     # ggml lays tensors one after the other; so this rules out overlaps, gaps and misalignment at once
     if info.data.offset != expected:
         raise cursor.fail(f"{what}: data offset {info.data.offset}, should be {expected}")

@@ -5,20 +5,23 @@ from collections.abc import Sequence
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-# IQ3_A770: 256 weights in 102 bytes. llama.cpp later gave the first ids used, 42 and file type 28, to another type.
+# IQ3_A770: 256 weights in 102 bytes. The early release used 42, which is Q2_0 in llama.cpp, and file type 28.
 IQ3_A770 = 770
-IQ3_A770_LEGACY = 42
+IQ3_A770_LEGACY = Q2_0 = 42
 IQ3_A770_FILE_TYPE = 770
 IQ3_A770_BLOCK, IQ3_A770_BYTES = 256, 102
 IQ3_A770_VERSION = 1
 IQ3_A770_CODEBOOK = (-125, -73, -36, -4, 21, 49, 82, 127)
 
+# the stock package stops before Q2_0
 BLOCK_SIZES = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()} | {
-    IQ3_A770: (IQ3_A770_BLOCK, IQ3_A770_BYTES)
+    Q2_0: (64, 18),
+    IQ3_A770: (IQ3_A770_BLOCK, IQ3_A770_BYTES),
 }
+TYPE_NAMES = {int(kind): kind.name for kind in GGMLQuantizationType} | {Q2_0: "Q2_0", IQ3_A770: "IQ3_A770"}
 
 # what a file is called whose experts are mostly of a type
-FILE_TYPES = {IQ3_A770: IQ3_A770_FILE_TYPE} | {
+FILE_TYPES = {IQ3_A770: IQ3_A770_FILE_TYPE, Q2_0: 41} | {
     int(GGMLQuantizationType[kind]): int(LlamaFileType[f"MOSTLY_{kind}{suffix}"])
     for suffix, kinds in {
         "": "F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q6_K IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS",

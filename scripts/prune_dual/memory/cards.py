@@ -170,17 +170,18 @@ def plan(twin: Twin, sizes: Sequence[int], settings: Settings, reserve: int, ste
             raise GgufError(f"a card of {amount(size)} has nothing left after the reserve of {amount(reserve)}")
     memory = Memory(Model.of(twin.gguf), settings)
     cards, blocks = _Cards(memory, sizes, reserve), memory.model.n_blocks
-    least = Weights.of(twin.phase(0), blocks)
+    lowest = twin.loaded(twin.phase(0))
+    least = Weights.of(lowest, blocks)
     if cards.split(least) is None:
         raise GgufError(_too_small(twin, cards, least))
     # more than this no split can take
     budget = sum(sizes) - len(sizes) * reserve - memory.kv(0, blocks) - memory.rs(0, blocks) + least.host
     if len(sizes) == 1:
         budget -= memory.compute(0, blocks + 1)
-    floor = sum(tensor.nbytes for tensor in twin.phase(0))
+    floor = sum(tensor.nbytes for tensor in lowest)
     while True:
         selection = select(twin, budget_bytes=max(budget // step * step, floor))
-        weights = Weights.of(twin.take(selection.variants), blocks)
+        weights = Weights.of(twin.loaded(twin.take(selection.variants)), blocks)
         split = cards.even_split(weights)
         if split:
             return Plan(settings, selection, split, weights.host)

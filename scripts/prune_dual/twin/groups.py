@@ -3,25 +3,25 @@
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
 from ..container.entries import Kv, Tensor, encode_kv
-from ..container.reader import VARIANT_PREFIX, Gguf
+from ..container.reader import KEY_IQ3_A770_VERSION, KEY_VARIANT_VERSION, VARIANT_PREFIX, Gguf
 from ..container.tensor_types import IQ3_A770, IQ3_A770_CODEBOOK, IQ3_A770_VERSION
 from ..errors import GgufError
 
 log = logging.getLogger("prune-dual")
 
 VARIANT_VERSION = 1
-KEY_VERSION = VARIANT_PREFIX + "version"
+KEY_VERSION = KEY_VARIANT_VERSION
 KEY_COUNT = VARIANT_PREFIX + "count"
 KEY_DEFAULT = VARIANT_PREFIX + "default"
 KEY_BUDGET_MB = VARIANT_PREFIX + "budget_mb"
 KEY_PROMOTE_ORDER = VARIANT_PREFIX + "promote_order"
 KEY_PROMOTE_TIE = VARIANT_PREFIX + "promote_tie"
 KEY_PROMOTE = VARIANT_PREFIX + "promote"
-KEY_IQ3_A770_VERSION = "iq3_a770.version"
 KEY_IQ3_A770_CODEBOOK = "iq3_a770.codebook"
 
 
@@ -59,6 +59,7 @@ class Twin:
     budget_mb: int
     promote_order: list[str]
     promote_tie: list[int] | None
+    n_loaded_blocks: int | None = None  # those of an MTP head are loaded to speculate with it only; None: all
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, legacy_type_42: bool = False) -> Self:
@@ -72,7 +73,9 @@ class Twin:
         if not any(key.startswith(VARIANT_PREFIX) for key in gguf.kv):
             raise GgufError(f"{where}: not a phase twin: it has no {VARIANT_PREFIX}* keys")
         version = gguf.get(KEY_VERSION, "u32")
-        if version != VARIANT_VERSION:
+        if version is None:
+            log.warning("%s: key %r is missing, taken as %d", where, KEY_VERSION, VARIANT_VERSION)
+        elif version != VARIANT_VERSION:
             raise GgufError(f"{where}: {KEY_VERSION} is {version}, this tool knows {VARIANT_VERSION} only")
         count = gguf.get(KEY_COUNT, "u32")
         if not count:
@@ -88,6 +91,7 @@ class Twin:
             gguf.get(KEY_BUDGET_MB, "u32", 0),
             gguf.get(KEY_PROMOTE_ORDER, "[str]", []),
             gguf.get(KEY_PROMOTE_TIE, "[u32]"),
+            _n_loaded_blocks(gguf),
         )
         if twin.default >= count:
             raise GgufError(f"{where}: {KEY_DEFAULT} is {twin.default}, but there are {count} variants")
@@ -115,9 +119,37 @@ class Twin:
         """The tensors of the plain model with every group at variant `number`."""
         return self.take(dict.fromkeys(self.groups, number))
 
+    def with_mtp(self) -> Self:
+        """The twin as the engine loads it to speculate with its MTP head."""
+        return replace(self, n_loaded_blocks=None)
+
+    def loaded(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Those of `tensors` that the engine loads."""
+        return [tensor for tensor in tensors if self._is_loaded(tensor.name)]
+
     def delta(self, name: str, number: int) -> int:
-        """Bytes that variant `number` of group `name` takes more than variant 0."""
+        """Bytes that variant `number` of group `name` takes more than variant 0; none where it is not loaded."""
+        if not self._is_loaded(name):
+            return 0
         return self.groups[name][number].nbytes - self.groups[name][0].nbytes
+
+    def _is_loaded(self, name: str) -> bool:
+        block = re.match(r"blk\.([0-9]{1,9})\.", name, re.ASCII)
+        return self.n_loaded_blocks is None or not block or int(block[1]) < self.n_loaded_blocks
+
+
+def _n_loaded_blocks(gguf: Gguf) -> int | None:
+    """How many blocks stand before an MTP head; None without one. What the engine makes of the same keys."""
+    arch = gguf.kv.get("general.architecture")
+    if arch is None or arch.type != "str":
+        return None
+
+    def number(name: str) -> int:
+        entry = gguf.kv.get(f"{arch.value}.{name}")
+        return entry.value if entry is not None and entry.type == "u32" else 0
+
+    n_all, n_mtp = number("block_count"), number("nextn_predict_layers")
+    return n_all - n_mtp if 0 < n_mtp < n_all else None
 
 
 def split_variant(name: str) -> tuple[str, int]:

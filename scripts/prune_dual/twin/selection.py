@@ -14,7 +14,7 @@ log = logging.getLogger("prune-dual")
 
 @dataclass(frozen=True)
 class Selection:
-    """Which variant each group is kept in; sizes are of all tensors, in bytes."""
+    """Which variant each group is kept in; sizes are of all tensors that the engine loads, in bytes."""
 
     budget_bytes: int  # 0: none
     variant0_bytes: int
@@ -58,7 +58,7 @@ def select(twin: Twin, *, budget_bytes: int = 0, variant: int | None = None, pro
             raise GgufError(f"{twin.gguf.path}: variant {variant} asked for, but there are {twin.count} variants")
         return _selection(twin, 0, dict.fromkeys(twin.groups, variant))
 
-    total = sum(tensor.nbytes for tensor in twin.phase(0))
+    total = _nbytes(twin, {})
     if total > budget_bytes:
         raise GgufError(
             f"{twin.gguf.path}: does not fit {budget_bytes / MIB:g} MiB: "
@@ -95,9 +95,12 @@ def _known(twin: Twin, names: Iterable[str]) -> list[str]:
 
 def _selection(twin: Twin, budget_bytes: int, chosen: dict[str, int]) -> Selection:
     variants = {name: chosen.get(name, 0) for name in twin.groups}
-    variant0 = sum(tensor.nbytes for tensor in twin.phase(0))
-    selected = sum(tensor.nbytes for tensor in twin.take(variants))
-    return Selection(budget_bytes, variant0, selected, [name for name, number in chosen.items() if number], variants)
+    promoted = [name for name, number in chosen.items() if number]
+    return Selection(budget_bytes, _nbytes(twin, {}), _nbytes(twin, variants), promoted, variants)
+
+
+def _nbytes(twin: Twin, variants: dict[str, int]) -> int:
+    return sum(tensor.nbytes for tensor in twin.loaded(twin.take(variants)))
 
 
 def parse_ranks(text: str, count: int) -> list[int]:
