@@ -11,6 +11,7 @@ release carries it as one file, prune-dual.py.
 from .cards import RESERVE_GIB, Account, Plan, plan, tensor_split
 from .container import (
     CHUNK,
+    KEY_VERSION,
     MAX_ELEMENTS,
     VARIANT_PREFIX,
     Gguf,
@@ -34,17 +35,17 @@ from .tensor_types import (
     IQ3_A770_BYTES,
     IQ3_A770_CODEBOOK,
     IQ3_A770_LEGACY,
+    KEY_IQ3_A770_CODEBOOK,
+    KEY_IQ3_A770_VERSION,
+    Q2_0,
     tensor_nbytes,
 )
 from .twin import (
     KEY_BUDGET_MB,
     KEY_COUNT,
     KEY_DEFAULT,
-    KEY_IQ3_A770_CODEBOOK,
-    KEY_IQ3_A770_VERSION,
     KEY_PROMOTE_ORDER,
     KEY_PROMOTE_TIE,
-    KEY_VERSION,
     VARIANT_VERSION,
     Twin,
     check_iq3_a770,

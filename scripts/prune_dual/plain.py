@@ -7,8 +7,8 @@ from pathlib import Path
 from .container import VARIANT_PREFIX, Kv, Tensor, encode_kv
 from .errors import MIB
 from .selection import Selection
-from .tensor_types import FILE_TYPES, IQ3_A770
-from .twin import KEY_IQ3_A770_CODEBOOK, KEY_IQ3_A770_VERSION, Twin, iq3_a770_kv
+from .tensor_types import FILE_TYPES, IQ3_A770, KEY_IQ3_A770_CODEBOOK, KEY_IQ3_A770_VERSION
+from .twin import Twin, iq3_a770_kv
 from .writing import Layout, Progress, lay_out, write_gguf
 
 KEY_FILE_TYPE = "general.file_type"

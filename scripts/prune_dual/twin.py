@@ -6,22 +6,25 @@ import re
 from dataclasses import dataclass, replace
 from typing import Self
 
-from .container import VARIANT_PREFIX, Gguf, Kv, Tensor, encode_kv
+from .container import KEY_VERSION, VARIANT_PREFIX, Gguf, Kv, Tensor, encode_kv
 from .errors import GgufError
-from .tensor_types import IQ3_A770, IQ3_A770_CODEBOOK, IQ3_A770_VERSION
+from .tensor_types import (
+    IQ3_A770,
+    IQ3_A770_CODEBOOK,
+    IQ3_A770_VERSION,
+    KEY_IQ3_A770_CODEBOOK,
+    KEY_IQ3_A770_VERSION,
+)
 
 log = logging.getLogger("prune-dual")
 
 VARIANT_VERSION = 1
-KEY_VERSION = VARIANT_PREFIX + "version"
 KEY_COUNT = VARIANT_PREFIX + "count"
 KEY_DEFAULT = VARIANT_PREFIX + "default"
 KEY_BUDGET_MB = VARIANT_PREFIX + "budget_mb"
 KEY_PROMOTE_ORDER = VARIANT_PREFIX + "promote_order"
 KEY_PROMOTE_TIE = VARIANT_PREFIX + "promote_tie"
 KEY_PROMOTE = VARIANT_PREFIX + "promote"
-KEY_IQ3_A770_VERSION = "iq3_a770.version"
-KEY_IQ3_A770_CODEBOOK = "iq3_a770.codebook"
 
 
 def check_iq3_a770(gguf: Gguf) -> None:
@@ -71,7 +74,9 @@ class Twin:
         if not any(key.startswith(VARIANT_PREFIX) for key in gguf.kv):
             raise GgufError(f"{where}: not a phase twin: it has no {VARIANT_PREFIX}* keys")
         version = gguf.get(KEY_VERSION, "u32")
-        if version != VARIANT_VERSION:
+        if version is None:
+            log.warning("%s: key %r is missing, taken as %d", where, KEY_VERSION, VARIANT_VERSION)
+        elif version != VARIANT_VERSION:
             raise GgufError(f"{where}: {KEY_VERSION} is {version}, this tool knows {VARIANT_VERSION} only")
         count = gguf.get(KEY_COUNT, "u32")
         if not count:

@@ -14,9 +14,25 @@ import pytest
 
 import gguf_files
 from file_state import unread
-from gguf_files import BAD_IQ3_A770, CODEBOOK, IQ3_A770, Q3_K, Q4_K, Q6_K, Raw, expert, filled, small_twin, twin_keys
+from gguf_files import (
+    BAD_IQ3_A770,
+    CODEBOOK,
+    IQ3_A770,
+    IQ3_KEYS,
+    Q2_0,
+    Q3_K,
+    Q4_K,
+    Q6_K,
+    Early,
+    Raw,
+    early_twin,
+    expert,
+    filled,
+    small_twin,
+    twin_keys,
+)
 from phase_twin.single_file import single_file
-from prune_dual import IQ3_A770_LEGACY, MIB, Gguf, GgufError, Twin, prune, select
+from prune_dual import MIB, Gguf, GgufError, Twin, prune, select
 from prune_dual.cli import main
 
 GATES = [expert(layer, "gate") for layer in range(4)]
@@ -374,24 +390,40 @@ def test_other_keys_are_copied_verbatim_and_alignment_is_kept(tmp_path):
     assert [tensor.data.read() for tensor in model.tensors] == [tensors[0].data, tensors[2].data]
 
 
-def legacy_twin(path):
-    """As first published: type id 42, no type keys, and the file type that went with it."""
-    tensors = [filled(GATES[0], (256, 4), IQ3_A770_LEGACY), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
-    return gguf_files.write(path, twin_keys(GATES[:1]) + file_type(28), tensors), tensors
-
-
-def test_published_twin_with_type_42_is_read_and_written_as_770(tmp_path, caplog):
-    path, tensors = legacy_twin(tmp_path / "twin.gguf")
+def test_a_twin_of_the_first_ones_is_read_and_written_as_today(tmp_path, caplog):
+    path = early_twin(tmp_path / "twin.gguf")
+    twin = Twin.read(path)
+    assert [tensor.type_name for tensor in twin.gguf.tensors] == ["IQ3_A770", "Q4_K"]
+    assert twin.gguf.legacy
     model = pruned(path, tmp_path / "out.gguf", variant=0)
-    assert "iq3_a770.version" in caplog.text
-    assert [(tensor.type, tensor.data.read()) for tensor in model.tensors] == [(770, tensors[0].data)]
+    for key in ("iq3_a770.version", "iq3_a770.codebook", "general.tensor_variant.version"):
+        assert f"{key!r} is missing" in caplog.text
+    assert [(tensor.type, tensor.data.read()) for tensor in model.tensors] == [(770, twin.gguf.tensors[0].data.read())]
     assert model.get("general.file_type", "u32") == 770
     assert model.get("iq3_a770.codebook", "[i8]") == CODEBOOK
 
 
-def test_type_42_in_a_plain_file_needs_telling(tmp_path):
-    path = gguf_files.write(tmp_path / "a.gguf", gguf_files.PLAIN, [Raw("a", (256,), IQ3_A770_LEGACY)])
-    with pytest.raises(GgufError, match="--legacy-type-42"):
+def test_a_twin_without_a_version_is_one_of_version_1(tmp_path, caplog):
+    keys = twin_keys(GATES[:1], instead={"version": None})
+    tensors = [filled(GATES[0], (256, 4), Q3_K), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
+    twin = Twin.read(gguf_files.write(tmp_path / "twin.gguf", keys, tensors))
+    assert "key 'general.tensor_variant.version' is missing, taken as 1" in caplog.text
+    assert not twin.gguf.legacy
+
+
+@pytest.mark.parametrize("keys", [twin_keys(GATES[:1]), IQ3_KEYS, twin_keys([], instead={"version": None}) + IQ3_KEYS])
+def test_type_42_is_q2_0_elsewhere(tmp_path, keys):
+    tensors = [filled(GATES[0], (256, 4), Q2_0), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
+    model = Gguf.read(gguf_files.write(tmp_path / "a.gguf", keys, tensors))
+    assert [tensor.type_name for tensor in model.tensors] == ["Q2_0", "Q4_K"]
+    assert model.tensors[0].nbytes == 4 * 256 // 64 * 18
+    assert not model.legacy
+
+
+def test_early_type_42_in_a_plain_file_needs_telling(tmp_path):
+    tensors = [Early("a", (256,)), Raw("b", (256,))]
+    path = gguf_files.write(tmp_path / "a.gguf", gguf_files.PLAIN, tensors)
+    with pytest.raises(GgufError, match=r"tensor 'b': .*; if its type 42 is IQ3_A770, say --legacy-type-42"):
         Gguf.read(path)
     assert Gguf.read(path, legacy_type_42=True).tensors[0].type == IQ3_A770
 
