@@ -42,11 +42,10 @@ class Logits:
             step, least = np.ascontiguousarray(codes[:, :4]).view("<f4").astype(float).T
             yield normalized(step[:, None] * codes[:, 4:] + least[:, None])
 
-    @property
-    def positions(self) -> slice:
-        """The places in a chunk whose predictions are saved."""
-        n_ctx = self.tokens.shape[1]
-        return slice(n_ctx // 2, n_ctx - 1)
+
+def saved_positions(n_ctx: int) -> slice:
+    """The places in a chunk whose predictions are saved."""
+    return slice(n_ctx // 2, n_ctx - 1)
 
 
 def normalized(logits: np.ndarray) -> np.ndarray:
