@@ -1,5 +1,6 @@
 # Requires: the twin, the pruned files, the stock types beside them, the evaluation text.
-# Makes: bench/quality.json (KLD against the reference), with a plot, and bench/speed.json (llama-bench).
+# Makes: bench/quality.json (KLD against the reference, and differences to a named row), with a plot; beside each row
+# what was measured at every position; bench/speed.json (llama-bench).
 
 
 def twin_cases():
@@ -69,6 +70,7 @@ rule measure_quality:
         logits=rules.write_reference_logits.output.logits,
     output:
         row=results("bench/quality/{label}.json"),
+        positions=results("bench/quality/{label}.npz"),
     log:
         main=logs("quality-{label}.log"),
         tool=logs("quality-{label}-tool.log"),
@@ -86,6 +88,7 @@ rule measure_quality:
         label=lambda wildcards: shown(wildcards.label),
         variant=lambda wildcards: measured(wildcards.label)[1],
         reference=CFG.bench.quality.reference,
+        documents=CFG.bench.quality.documents,
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,
     message:
@@ -120,6 +123,7 @@ if len(PARTS) > 1:
         input:
             program=measured_engine("llama-perplexity"),
             model=lambda wildcards: measured(wildcards.label)[0],
+            logits=rules.write_reference_logits.output.logits,
             parts=expand(
                 rules.measure_quality_part.output.part, part=PARTS, allow_missing=True
             ),
@@ -139,6 +143,7 @@ if len(PARTS) > 1:
 rule gather_quality:
     input:
         rows=expand(rules.measure_quality.output.row, label=CASES),
+        positions=expand(rules.measure_quality.output.positions, label=CASES),
     output:
         table=results("bench/quality.json"),
         plot=report(
@@ -162,6 +167,7 @@ rule gather_quality:
         title=CFG.model.title,
         ours=list(OURS),
         joined=True,
+        compare_to=CFG.bench.compare_to,
     message:
         "Gather the quality table"
     script:
@@ -217,6 +223,7 @@ rule bench:
 rule gather_study:
     input:
         rows=expand(rules.measure_quality.output.row, label=STUDY),
+        positions=expand(rules.measure_quality.output.positions, label=STUDY),
     output:
         table=results("study/recipes.json"),
         plot=report(
@@ -244,6 +251,7 @@ rule gather_study:
             if recipe.uses("IQ3_A770")
         ],
         joined=False,
+        compare_to=CFG.bench.compare_to,
     message:
         "Gather the study of recipes"
     script:

@@ -88,6 +88,9 @@ rule gather_codebooks:
             run=range(CFG.study.codebook_runs),
         ),
         qualities=expand(rules.measure_quality.output.row, label=CODEBOOK_CASES),
+        positions=expand(
+            rules.measure_quality.output.positions, label=CODEBOOK_CASES
+        ),
     output:
         table=results("study/codebooks.json"),
     log:
@@ -100,6 +103,8 @@ rule gather_codebooks:
         mem_mb=1000,
         disk_mb=10,
         runtime=10,
+    params:
+        compare_to="version-1",
     message:
         "Gather the study of codebooks"
     script:

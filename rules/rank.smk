@@ -159,6 +159,7 @@ rule measure_mix:
         logits=rules.write_rank_logits.output.logits,
     output:
         row=results("rank/mixes/{mix}.json"),
+        positions=results("rank/mixes/{mix}.npz"),
     log:
         main=logs("mix-{mix}.log"),
         tool=logs("mix-{mix}-tool.log"),
@@ -177,6 +178,7 @@ rule measure_mix:
     params:
         promoted=lambda wildcards: MIXES[wildcards.mix],
         reference=CFG.bench.quality.reference,
+        documents=None,
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.rank.chunks,
     message:
@@ -188,6 +190,7 @@ rule measure_mix:
 rule score_measured:
     input:
         rows=expand(rules.measure_mix.output.row, mix=MIXES),
+        positions=expand(rules.measure_mix.output.positions, mix=MIXES),
     output:
         scores=results("rank/scores-measured.json"),
     log:

@@ -12,6 +12,7 @@ rule measure_order:
         logits=rules.write_reference_logits.output.logits,
     output:
         row=results("bench/orders/{method}-{percent}.json"),
+        positions=results("bench/orders/{method}-{percent}.npz"),
     log:
         main=logs("order-{method}-{percent}.log"),
         tool=logs("order-{method}-{percent}-tool.log"),
@@ -31,6 +32,7 @@ rule measure_order:
     params:
         percent=lambda wildcards: int(wildcards.percent),
         reference=CFG.bench.quality.reference,
+        documents=CFG.bench.quality.documents,
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,
     message:
@@ -59,6 +61,7 @@ if len(PARTS) > 1:
             program=measured_engine("llama-perplexity"),
             twin=rules.pack_twin.output.twin,
             order=rules.rank_groups.output.order,
+            logits=rules.write_reference_logits.output.logits,
             parts=expand(
                 rules.measure_order_part.output.part, part=PARTS, allow_missing=True
             ),
@@ -75,23 +78,26 @@ if len(PARTS) > 1:
     ruleorder: merge_order > measure_order
 
 
-def phase_rows(wildcards):
-    """Quality of both phases: the ends of every curve."""
-    return expand(
-        rules.measure_quality.output.row,
-        label=[f"variant-{number}" for number in range(len(CFG.variants))],
-    )
+PHASES = [f"variant-{number}" for number in range(len(CFG.variants))]
+
+
+def of_phases(output):
+    """What was measured of both phases, the ends of every curve; `output` is a path of measure_quality's."""
+    return expand(output, label=PHASES)
+
+
+def of_orders(output, methods):
+    """What was measured of orders at each percentage; `output` is a path of measure_order's."""
+    return expand(output, method=methods, percent=CFG.rank.curve)
 
 
 rule gather_curve:
     input:
-        phases=phase_rows,
+        phases=of_phases(rules.measure_quality.output.row),
+        phase_positions=of_phases(rules.measure_quality.output.positions),
         order=order_of(CFG.rank.method),
-        rows=expand(
-            rules.measure_order.output.row,
-            method=CFG.rank.method,
-            percent=CFG.rank.curve,
-        ),
+        rows=of_orders(rules.measure_order.output.row, CFG.rank.method),
+        positions=of_orders(rules.measure_order.output.positions, CFG.rank.method),
     output:
         curve=results("curve.json"),
         plot=report(
@@ -121,11 +127,11 @@ rule gather_curve:
 
 rule gather_ranking:
     input:
-        phases=phase_rows,
+        phases=of_phases(rules.measure_quality.output.row),
+        phase_positions=of_phases(rules.measure_quality.output.positions),
         orders=[order_of(method) for method in METHODS],
-        rows=expand(
-            rules.measure_order.output.row, method=METHODS, percent=CFG.rank.curve
-        ),
+        rows=of_orders(rules.measure_order.output.row, METHODS),
+        positions=of_orders(rules.measure_order.output.positions, METHODS),
     output:
         table=results("study/ranking.json"),
         plot=report(
@@ -146,8 +152,8 @@ rule gather_ranking:
         runtime=10,
     params:
         title=CFG.model.title,
-        methods=METHODS,
         percents=CFG.rank.curve,
+        compare_to=CFG.rank.method,
     message:
         "Gather the study of orders"
     script:

@@ -9,17 +9,25 @@ from phase_twin.plots import BLUE, RED, color_key, new_panels, save
 from phase_twin.results import read_result
 from phase_twin.rule import run_rule
 from phase_twin.side_by_side import DECODE, DOT, PROMPT
+from phase_twin.wording import NOT_SETTLED, is_settled
 
 TESTS = {DOT: "dot product in cache", DECODE: "generation", PROMPT: "prompt"}
 
 
 def draw(report: dict[str, Any]) -> plt.Figure:
-    """Draw the medians of the ratios with lines as long as their interquartile ranges, a panel per test."""
+    """Draw the medians of the ratios with lines as long as their interquartile ranges, a panel per test.
+
+    What did not settle has no bar.
+    """
     table = pd.DataFrame(report["ratios"])
     figure, panels = new_panels(len(TESTS), (9, 3))
     for axes, (test, name) in zip(panels, TESTS.items(), strict=True):
         rows = table[table.test == test]
-        axes.barh(rows.base, rows.ratio, xerr=rows.ratio * rows.spread / 2, color=BLUE, height=0.6, error_kw={"lw": 1})
+        settled = [is_settled(1, spread) for spread in rows.spread]
+        ratios = rows.ratio.where(settled, 0)
+        axes.barh(rows.base, ratios, xerr=ratios * rows.spread / 2, color=BLUE, height=0.6, error_kw={"lw": 1})
+        for place in (place for place, fine in enumerate(settled) if not fine):
+            axes.annotate(f"  {NOT_SETTLED}", (0, place), va="center", fontsize=8)
         for place, (least, stretch) in enumerate(zip(rows.least, rows.stretch, strict=True)):
             for goal, style in ((least, "-"), (stretch, ":")):
                 axes.plot([goal, goal], [place - 0.42, place + 0.42], color=RED, lw=2, ls=style)

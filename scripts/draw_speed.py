@@ -9,6 +9,7 @@ import pandas as pd
 from phase_twin.plots import BLUE, RED, color_key, new_panels, save
 from phase_twin.results import read_result
 from phase_twin.rule import run_rule
+from phase_twin.wording import NOT_SETTLED, is_settled
 
 GREY = "#444444"
 
@@ -21,6 +22,8 @@ def panel_name(test: str) -> str:
 
 def draw(table: pd.DataFrame, title: str, ours: Sequence[str]) -> plt.Figure:
     """Draw tokens per second with its standard deviation, a panel per test and a bar per label and depth.
+
+    What did not settle has no bar.
 
     Parameters
     ----------
@@ -39,7 +42,10 @@ def draw(table: pd.DataFrame, title: str, ours: Sequence[str]) -> plt.Figure:
             places = [place + (step - (len(depths) - 1) / 2) * height for place in range(len(labels))]
             colors = [RED if label in ours else BLUE for label in labels]
             style = {"height": 0.9 * height, "color": colors, "alpha": shade, "error_kw": {"lw": 1, "capsize": 2}}
-            axes.barh(places, rows.t_s, xerr=rows.stddev, **style)
+            settled = [is_settled(*row) for row in zip(rows.t_s, rows.stddev, strict=True)]
+            axes.barh(places, rows.t_s.where(settled, 0), xerr=rows.stddev.where(settled, 0), **style)
+            for place in (place for place, fine in zip(places, settled, strict=True) if not fine):
+                axes.annotate(f"  {NOT_SETTLED}", (0, place), va="center", fontsize=7, color=GREY)
         axes.set(title=panel_name(test), xlabel="tokens per second", xlim=(0, None))
         axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="x", alpha=0.3)

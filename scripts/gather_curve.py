@@ -6,15 +6,18 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from phase_twin.plots import BLUE, RED, byte_unit, new_plot, save
+from phase_twin.positions import Positions
+from phase_twin.quality import compare
 from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 
 Row = Mapping[str, Any]
 
 
-def point(row: Row) -> dict[str, Any]:
-    """Bytes, and the KLD with its error, of a measurement."""
-    return {"bytes": row["bytes"], "kld": row["kld_mean"], "kld_err": row["kld_mean_err"]}
+def point(row: Row, positions: Positions, low: Positions) -> dict[str, Any]:
+    """Bytes, the KLD with its error, and what it is less than with nothing promoted (`low`), paired over the text."""
+    saved = compare(low, positions)["kld_mean"]
+    return {"bytes": row["bytes"], "kld": row["kld_mean"], "kld_err": row["kld_mean_err"], "saved": saved}
 
 
 def predict(order: Row, low: Row, high: Row) -> list[dict[str, Any]]:
@@ -67,13 +70,15 @@ def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     low, high = map(read_result, snakemake.input.phases)
     order: Sequence[Any] | Any = read_result(snakemake.input.order)
-    rows: list[Row] = [low, *map(read_result, snakemake.input.rows), high]
+    rows: list[Row] = [low, high, *map(read_result, snakemake.input.rows)]
+    positions = [Positions.load(path) for path in (*snakemake.input.phase_positions, *snakemake.input.positions)]
+    measured = [point(row, found, positions[0]) for row, found in zip(rows, positions, strict=True)]
     curve = {
         "order": order["method"],
         "reference": low["reference"],
         "chunks": low["chunks"],
         "points": predict(order, low, high),
-        "measured": sorted(map(point, rows), key=lambda row: row["bytes"]),
+        "measured": sorted(measured, key=lambda row: row["bytes"]),
     }
     write_result(snakemake.output.curve, curve, snakemake)
     title = f"{snakemake.params.title}: what each further byte buys"

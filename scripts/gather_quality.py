@@ -1,14 +1,31 @@
-"""Gather the quality rows into one table and draw KLD against size."""
+"""Gather the quality rows into one table, with the difference of each to a named one, and draw KLD against size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from phase_twin.plots import BLUE, RED, byte_unit, label_points, new_plot, save
+from phase_twin.positions import Positions
+from phase_twin.quality import compare
 from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
+
+
+def with_differences(
+    rows: Sequence[Mapping[str, Any]], positions: Sequence[Positions], base: str | None
+) -> list[dict[str, Any]]:
+    """Add to each row its differences to the one labelled `base`: `difference`, with its label under `to`.
+
+    They are paired over the text, as `phase_twin.quality.compare` has them. The row itself has none, and None says so;
+    so it is for all rows where `base` is None.
+    """
+    named = next((found for row, found in zip(rows, positions, strict=True) if row["label"] == base), None)
+    return [
+        {**row, "difference": None if named is None or row["label"] == base else {"to": base, **compare(found, named)}}
+        for row, found in zip(rows, positions, strict=True)
+    ]
 
 
 def draw(table: pd.DataFrame, title: str, ours: Sequence[str], joined: bool) -> plt.Figure:
@@ -44,7 +61,8 @@ def draw(table: pd.DataFrame, title: str, ours: Sequence[str], joined: bool) -> 
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    rows = [read_result(path) for path in snakemake.input.rows]
+    positions = [Positions.load(path) for path in snakemake.input.positions]
+    rows = with_differences(list(map(read_result, snakemake.input.rows)), positions, snakemake.params.compare_to)
     write_result(snakemake.output.table, rows, snakemake)
     table = pd.DataFrame(rows)
     title = (

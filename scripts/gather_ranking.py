@@ -10,6 +10,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from phase_twin.plots import new_plot, save
+from phase_twin.positions import Positions
+from phase_twin.quality import difference, means
+from phase_twin.resampling import resampled_means, standard_error
 from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 
@@ -20,18 +23,64 @@ Row = Mapping[str, Any]
 SCALE = 1e4  # of all benefits, for the solver
 
 
-def closed(row: Row, low: Row, high: Row) -> dict[str, float]:
-    """Percent of the gap between the phases that a measurement closes, with the error of its own KLD alone."""
-    gap = low["kld_mean"] - high["kld_mean"]
-    share = 100 * (low["kld_mean"] - row["kld_mean"]) / gap
-    return {"closed": round(share, 2), "closed_err": round(100 * row["kld_mean_err"] / gap, 2)}
+def shares(klds: np.ndarray) -> np.ndarray:
+    """Percent of the gap between the phases that is closed, [..., rows], from KLDs [..., low, rows, high]."""
+    low, high = klds[..., :1], klds[..., -1:]
+    return 100 * (low - klds[..., 1:-1]) / (low - high)
 
 
-def area(rows: Sequence[Row], low: Row, high: Row) -> float:
-    """Mean KLD over all budgets from none to full promotion, by trapezoids: less is better."""
-    sizes = [low["bytes"], *(row["bytes"] for row in rows), high["bytes"]]
-    klds = [low["kld_mean"], *(row["kld_mean"] for row in rows), high["kld_mean"]]
-    return float(np.trapezoid(klds, sizes) / (sizes[-1] - sizes[0]))
+def area(klds: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Mean KLD over all budgets from none to full promotion, by trapezoids: less is better.
+
+    Parameters
+    ----------
+    klds
+        [..., low, rows, high]
+    sizes
+        bytes of each.
+    """
+    return np.trapezoid(klds, sizes, axis=-1) / (sizes[-1] - sizes[0])
+
+
+def measured_orders(
+    methods: Sequence[str], rows: Sequence[Sequence[Row]], klds: np.ndarray, draws: np.ndarray, base: str
+) -> list[dict[str, Any]]:
+    """Say what each order closes of the gap and its mean over all budgets, with errors over the text.
+
+    Parameters
+    ----------
+    rows
+        the measurements of each order, with both phases at the ends.
+    klds, draws
+        [orders, measurements] and [DRAWS, orders, measurements]: mean KLDs, and as they would be over other texts, all
+        orders of a draw over the same one.
+    base
+        the order to which the others' differences are given.
+    """
+    areas = [
+        (area(klds[n], [row["bytes"] for row in of]), area(draws[:, n], [row["bytes"] for row in of]))
+        for n, of in enumerate(rows)
+    ]
+    named = methods.index(base)
+    found = []
+    for number, (method, of) in enumerate(zip(methods, rows, strict=True)):
+        low, high = of[0], of[-1]
+        closed, errors = shares(klds[number]), standard_error(shares(draws[:, number]))
+        table = [
+            {
+                "percent": row["percent"],
+                "added": round(100 * (row["bytes"] - low["bytes"]) / (high["bytes"] - low["bytes"]), 2),
+                **{key: row[key] for key in ("bytes", "kld_mean", "kld_mean_err", "top1")},
+                "closed": round(float(share), 2),
+                "closed_err": round(float(error), 2),
+            }
+            for row, share, error in zip(of[1:-1], closed, errors, strict=True)
+        ]
+        value, spread = areas[number]
+        apart = difference(value - areas[named][0], standard_error(spread - areas[named][1]))
+        entry = {"order": method, "area": float(value), "area_err": float(standard_error(spread)), "rows": table}
+        found.append(entry | {"difference": None if number == named else {"to": base, "area": apart}})
+    return found
 
 
 def tied(order: Row) -> tuple[np.ndarray, np.ndarray]:
@@ -100,23 +149,21 @@ def draw(orders: Sequence[Row], title: str) -> plt.Figure:
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     low, high = map(read_result, snakemake.input.phases)
-    percents = snakemake.params.percents
-    rows = iter(map(read_result, snakemake.input.rows))
-    orders = []
-    for path in snakemake.input.orders:
-        order, measured = read_result(path), list(itertools.islice(rows, len(percents)))
-        table = [
-            {
-                "percent": row["percent"],
-                "added": round(100 * (row["bytes"] - low["bytes"]) / (high["bytes"] - low["bytes"]), 2),
-                **{key: row[key] for key in ("bytes", "kld_mean", "kld_mean_err", "top1")},
-                **closed(row, low, high),
-            }
-            for row in measured
-        ]
-        entry = {"order": order["method"], "area": area(measured, low, high), "rows": table}
-        orders.append(entry | {"selection": distance(order, measured, low)})
-        log.info("%s: mean KLD over all budgets %.5f", order["method"], entry["area"])
+    given, percents = snakemake.input, snakemake.params.percents
+    documents = list(map(read_result, given.orders))
+    measured = iter(map(read_result, given.rows))
+    rows = [[low, *itertools.islice(measured, len(percents)), high] for _ in documents]
+    positions = [Positions.load(path) for path in (*given.phase_positions, *given.positions)]
+    values = np.stack([means(one)[:, 0] for one in positions], axis=1)
+    # both phases come first and are the ends of every order
+    places = np.arange(2, values.shape[1]).reshape(len(documents), -1)
+    places = np.pad(places, ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1)))
+    draws = resampled_means(values, positions[0].documents)
+    methods = [order["method"] for order in documents]
+    orders = measured_orders(methods, rows, values.mean(axis=0)[places], draws[:, places], snakemake.params.compare_to)
+    for entry, order, of in zip(orders, documents, rows, strict=True):
+        entry["selection"] = distance(order, of[1:-1], low)
+        log.info("%s: mean KLD over all budgets %.5f ± %.5f", entry["order"], entry["area"], entry["area_err"])
     phases = [{key: row[key] for key in ("bytes", "kld_mean", "kld_mean_err")} for row in (low, high)]
     study = {"reference": low["reference"], "chunks": low["chunks"], "phases": phases, "orders": orders}
     write_result(snakemake.output.table, study, snakemake)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from measure_speed import bench_command, parse_samples
+from phase_twin.active_weights import of_one_token
 from phase_twin.engine import ENVIRONMENT
 from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
@@ -29,7 +30,6 @@ from phase_twin.side_by_side import (
     unsettled,
 )
 from prune_dual import Gguf
-from scaling import of_one_token
 
 log = logging.getLogger("phase_twin")
 

@@ -1,26 +1,33 @@
-"""Measure one model, or one phase of the twin, against the reference logits: whole, in parts, or from such parts."""
+"""Measure one model, or one phase of the twin, against the reference logits: whole, in parts, or from such parts.
+
+Beside the row of statistics goes what was measured at every position, for errors and for differences of rows.
+"""
 
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from phase_twin.documents import documents_of
 from phase_twin.engine import BATCH, ENVIRONMENT, override
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS
 from phase_twin.files import atomic_output
+from phase_twin.positions import Positions
+from phase_twin.quality import describe
 from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf, Twin
 
 NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)"
-# row key (and that of its error) -> the line of llama-perplexity's summary
+# row key (and that of its error, which takes tokens for independent) -> the line of llama-perplexity's summary
 STATISTICS = {
-    ("kld_mean", "kld_mean_err"): rf"Mean +KLD: +{NUMBER} ± +{NUMBER}",
+    ("kld_mean", "kld_mean_err_printed"): rf"Mean +KLD: +{NUMBER} ± +{NUMBER}",
     ("kld_median",): rf"Median +KLD: +{NUMBER}",
     ("kld_p999",): rf"99\.9% +KLD: +{NUMBER}",
-    ("top1", "top1_err"): rf"Same top p: +{NUMBER} ± +{NUMBER}",
-    ("ppl_ratio", "ppl_ratio_err"): rf"Mean PPL\(Q\)/PPL\(base\) +: +{NUMBER} ± +{NUMBER}",
+    ("top1", "top1_err_printed"): rf"Same top p: +{NUMBER} ± +{NUMBER}",
+    ("ppl_ratio", "ppl_ratio_err_printed"): rf"Mean PPL\(Q\)/PPL\(base\) +: +{NUMBER} ± +{NUMBER}",
 }
 
 
@@ -58,9 +65,9 @@ def weight_facts(path: str, variant: int | None) -> dict[str, Any]:
 
 
 def measure(snakemake: Any, model: str | Path, flags: Sequence[str]) -> dict[str, float] | None:
-    """Run llama-perplexity against the rule's reference logits and return its summary.
+    """Run llama-perplexity against the rule's reference logits, write every position's values and describe them.
 
-    With `output.part` the run is one over a range of chunks, which saves there what its summary is made of, and None is
+    With `output.part` the run is one over a range of chunks, which saves there what is to be merged, and None is
     returned.
 
     Parameters
@@ -77,16 +84,28 @@ def measure(snakemake: Any, model: str | Path, flags: Sequence[str]) -> dict[str
         return run_tool([*command, *more], snakemake.log.tool, env=ENVIRONMENT, progress=progress, total=params.chunks)
 
     if not (part := snakemake.output.get("part")):
-        return parse_summary(run())
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "all.kldpart"
+            return keep(snakemake, model, run("-o", whole), [whole])
     with atomic_output(part) as partial:
         run("--from-chunk", str(params.first_chunk), "--chunks", str(params.chunks), "-o", partial)
     return None
 
 
 def merge(snakemake: Any, model: str | Path) -> dict[str, float]:
-    """Return the summary over the parts of a run; the model is named, as llama-perplexity wants it, and not read."""
-    command = [snakemake.input.program, "-m", model, "--kl-divergence", "--in-file", ",".join(snakemake.input.parts)]
-    return parse_summary(run_tool(command, snakemake.log.tool))
+    """Put the parts of a run together as `measure` does for a whole one; llama-perplexity does not read the model."""
+    parts = snakemake.input.parts
+    command = [snakemake.input.program, "-m", model, "--kl-divergence", "--in-file", ",".join(parts)]
+    return keep(snakemake, model, run_tool(command, snakemake.log.tool), parts)
+
+
+def keep(snakemake: Any, model: str | Path, summary: str, parts: Sequence[str | Path]) -> dict[str, float]:
+    """Write the values of all parts to `output.positions` and return their statistics, with those of the summary."""
+    params = snakemake.params
+    documents = documents_of(snakemake.input.logits, model, params.documents)
+    positions = Positions.read_parts(parts, params.n_ctx, documents)
+    positions.save(snakemake.output.positions)
+    return parse_summary(summary) | describe(positions)
 
 
 def main(snakemake: Any) -> None:

@@ -1,4 +1,4 @@
-"""Put the groups in order of promotion: most benefit per byte first."""
+"""Put the groups in order of promotion: most benefit per byte first, but for what is better at some budget."""
 
 import logging
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS, units
+from phase_twin.ordering import improve
 from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 from prune_dual import Gguf, Tensor
@@ -59,6 +60,8 @@ def order_groups(
 ) -> tuple[list[str], list[int] | None]:
     """Order groups by benefit per byte of promotion, descending; equal scores by layer.
 
+    What then gains at some budget and loses at none is moved forward: `phase_twin.ordering`.
+
     Parameters
     ----------
     benefit, gain
@@ -86,6 +89,11 @@ def order_groups(
         return sum(benefit[name] for name in names) / added if added > 0 else float("-inf")
 
     ordered = sorted(together.values(), key=lambda names: -score(names))
+    worth = [names for names in ordered if score(names) > float("-inf")]
+    if worth:
+        benefits = np.array([max(sum(benefit[name] for name in names), 0.0) for names in worth])
+        sizes = np.array([sum(gain[name] for name in names) for names in worth])
+        ordered[: len(worth)] = [worth[item] for item in improve(range(len(worth)), benefits, sizes)]
     order = [name for names in ordered for name in names]
     return order, [number for number, names in enumerate(ordered) for _ in names] if tie_gate_up else None
 
@@ -97,6 +105,8 @@ def main(snakemake: Any) -> None:
     benefit, gain = scores["benefit"], gain_bytes(low, high)
     order, tie = order_groups(benefit, gain, snakemake.params.layers, snakemake.params.tie_gate_up)
     groups = [{"name": name, "benefit": benefit[name], "gain_bytes": gain[name]} for name in order]
+    if errors := scores.get("benefit_err"):
+        groups = [group | {"benefit_err": errors[group["name"]]} for group in groups]
     document = {"method": scores["method"], "promote_order": order, "promote_tie": tie, "groups": groups}
     write_result(snakemake.output.order, document, snakemake)
     log.info("ranked %d groups by %s, first %s", len(order), scores["method"], order[0])

@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType
 
 from prune_dual import BLOCK_SIZES, FILE_TYPES, IQ3_A770, Gguf, Kv, Span, Tensor, encode_kv, iq3_a770_kv, write_gguf
 
+LAYERS, VOCABULARY = 40, 248_320
 D_MODEL, D_FF, EXPERTS, EXPERTS_USED = 2048, 512, 256, 8
 HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM = 16, 2, 256, 64
 STATE, INNER, GROUPS, CONV = 128, 4096, 16, 4

@@ -13,7 +13,8 @@ from phase_twin.rule import run_rule, run_tool
 def logits_nbytes(path: Path) -> int:
     """Size in bytes that a file of llama-perplexity's logits must have, by its own head.
 
-    Per chunk there are its tokens and, for the predictions of its second half, one row of 16-bit logits each.
+    Per chunk there are its tokens and, for the predictions of its second half, one row of 16-bit logits each; behind
+    all of them a magic of 8 bytes and 8 for each prediction: the exact likelihood and the most likely token.
     """
     with open(path, "rb") as file:
         head = file.read(20)
@@ -21,7 +22,8 @@ def logits_nbytes(path: Path) -> int:
         return 20
     n_ctx, n_vocab, chunks = struct.unpack_from("<III", head, 8)
     row = 2 * (2 * ((n_vocab + 1) // 2) + 4)
-    return 20 + chunks * (4 * n_ctx + (n_ctx - 1 - n_ctx // 2) * row)
+    predictions = n_ctx - 1 - n_ctx // 2
+    return 20 + 8 + chunks * (4 * n_ctx + predictions * (row + 8))
 
 
 def main(snakemake: Any) -> None:

@@ -22,6 +22,7 @@ variants:
 rank: {{method: weighted_error, chunks: 1, curve: [50]}}
 bench:
   compare: []
+  compare_to: null
   quality: {{corpus: "local:{MODEL}/evaluation.txt", chunks: 1}}
   speed: {{n_prompt: 16, n_gen: 4, depths: [0], repetitions: 2}}
 """

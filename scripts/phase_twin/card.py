@@ -11,11 +11,28 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from .errors import UserError
 from .results import read_result
+from .wording import NOT_SETTLED, beside, speed_text
 
 # what may stand in a single-quoted string of a shell script
 SHELL_SAFE = re.compile(r"[A-Za-z0-9._/:+@=-]*\Z")
 
 Positive = Annotated[float, Field(ge=0)]
+
+
+class Difference(BaseModel):
+    """A difference to another row, its standard error, and how many of these it is."""
+
+    diff: float
+    err: Positive
+    z: float
+
+
+class Differences(BaseModel):
+    """What a row of bench/quality.json differs in from the row labelled `to`."""
+
+    to: str
+    kld_mean: Difference
+    top1: Difference
 
 
 class QualityRow(BaseModel):
@@ -30,12 +47,15 @@ class QualityRow(BaseModel):
     n_ctx: int
     kld_mean: float
     kld_mean_err: Positive
+    kld_99: float
     kld_p999: float
-    kld_median: float | None = None
+    kld_max: float
+    kld_median: float
     top1: Positive
     top1_err: Positive
     ppl_ratio: Positive
     ppl_ratio_err: Positive
+    difference: Differences | None
 
 
 class SpeedRow(BaseModel):
@@ -102,6 +122,7 @@ def render(template: str, context: dict[str, Any], name: str, safe: Callable[[An
         finalize=safe,
     )
     environment.filters |= {"size": format_size, "fixed": lambda value, digits: f"{value:.{digits}f}", "cell": cell}
+    environment.filters |= {"beside": beside, "speed": lambda row: speed_text(row["t_s"], row["stddev"])}
     try:
         return environment.from_string(template).render(context)
     except jinja2.TemplateError as error:
@@ -159,6 +180,7 @@ def card_context(
 
     commands = {f"variant-{number}": f"./run-nx2.sh --sm {mode}" for number, mode in enumerate(("off", "on"))}
     commands |= {fit["name"]: fit["command"] for fit in fits}
+    base = next((row.difference.to for row in quality if row.difference), None)
     forms = [titled(row) | {"command": commands[row.label]} for row in quality if row.label in commands]
     return {
         "model": model,
@@ -169,6 +191,8 @@ def card_context(
         "twin": twin,
         "mmproj": mmproj,
         "forms": sorted(forms, key=lambda form: form["bytes"]),
+        "compared_to": next((titled(row)["title"] for row in quality if row.label == base), None),
+        "not_settled": NOT_SETTLED,
         "settings": group_rows(map(titled, quality), ("reference", "chunks", "n_ctx")),
         "machines": group_rows(map(titled, speed), ("device", "backend")),
         "order": order,

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -177,12 +178,23 @@ class PruneTarget(_Strict):
         return self
 
 
+def _is_pattern(text: str) -> str:
+    try:
+        re.compile(text.encode())
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from error
+    return text
+
+
 class Quality(_Chunks):
     """KLD against the reference model."""
 
     chunks: int = Field(ge=1)
     n_ctx: int = Field(ge=128, description="tokens per chunk")
     reference: Literal["BF16", "Q6_K"] = Field(description="what the logits are compared with")
+    documents: Annotated[str, AfterValidator(_is_pattern)] | None = Field(
+        description="regular expression of the lines that begin a document; null = the text does not tell"
+    )
 
 
 class Speed(_Strict):
@@ -211,6 +223,9 @@ class Bench(_Strict):
     quality: Quality
     speed: Speed
     compare: list[Name] = Field(description="names of study.recipes that are measured beside the twin")
+    compare_to: Name | None = Field(
+        description="one of `compare`: tables tell every row's difference to it, with its error; null = no differences"
+    )
     arc: Arc
 
 
@@ -319,6 +334,8 @@ class Config(_Strict):
                 raise ValueError(f"bench.compare: {name!r} is not among study.recipes; known: {known}")
             if name in taken or compare.count(name) > 1:
                 raise ValueError(f"bench.compare: the name {name!r} is given twice, here or in prune_targets")
+        if (base := self.bench.compare_to) is not None and base not in compare:
+            raise ValueError(f"bench.compare_to: {base!r} is not among bench.compare; add it there, or give null")
         return self
 
 

@@ -103,12 +103,14 @@ def parse_buffers(output: str) -> dict[str, float]:
 
 
 def speed_rows(rounds: Sequence[Round], token_bytes: dict[str, int]) -> list[dict[str, Any]]:
-    """Medians per type; GB/s and the share of the read bandwidth are those of weights while tokens are generated."""
+    """Medians per type and spreads per test; GB/s and the share of the bandwidth are those of weights in generation."""
     rows = []
     for kind, nbytes in token_bytes.items():
-        row: dict[str, Any] = {"type": kind}
+        row: dict[str, Any] = {"type": kind, "spread": {}}
         for test in (DOT, PROMPT, DECODE):
-            row[test] = statistics.median(one.samples[test][kind] for one in rounds)
+            samples = [one.samples[test][kind] for one in rounds]
+            row[test] = statistics.median(samples)
+            row["spread"][test] = spread(samples)
         rates = [1e-9 * nbytes * one.samples[DECODE][kind] for one in rounds]
         row["gb_s"] = statistics.median(rates)
         row["of_bandwidth"] = statistics.median(rate / one.gb_s for rate, one in zip(rates, rounds, strict=True))

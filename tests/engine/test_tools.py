@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LEGACY_ENV, Run
+from conftest import Run
 from gguf_files import (
     BAD_IQ3_A770,
     F32,
@@ -202,7 +202,7 @@ def test_id_42_is_q2_0_in_plain_files_unless_told(run, tmp_path):
     assert record["selected_bytes"] == 16 * 18 + 4 * 256
     path = early_plain(tmp_path / "plain.gguf")
     error = read_by_the_engine(run, path, code=1)["error"]
-    assert all(word in error for word in ("b.weight", "42", "770", LEGACY_ENV))
+    assert "tensor 'b.weight' has offset" in error  # Q2_0 is smaller
     assert read_by_the_engine(run, path, legacy=True)["selected_bytes"] == 4 * 102 + 4 * 256
 
 

@@ -7,11 +7,12 @@ import pytest
 
 from encode_codebook import encode_into
 from fit_codebook import lloyd_sums, lloyd_table
-from gather_codebooks import gather
+from gather_codebooks import differences, gather
 from gguf_files import F32, PLAIN, Raw, write
 from phase_twin.codebook import check_table, midpoints, substitute
 from phase_twin.errors import UserError
 from phase_twin.expert_matrices import column_weights, error_weights, expert_tensors, from_bf16, relative_rmse, to_bf16
+from phase_twin.positions import Positions
 from prune_dual import IQ3_A770_CODEBOOK, Gguf
 
 HEADER = """\
@@ -220,3 +221,21 @@ def test_runs_of_a_codebook_become_one_row():
     assert (first["kld_p999"], first["kld_p999_run_err"]) == (20, pytest.approx(10))
     assert (second["top1"], second["top1_run_err"], second["ppl_ratio"]) == (92, 0, 3)
     assert "bytes" not in first  # those of BF16
+
+
+def test_codebooks_are_compared_over_the_text_and_over_runs():
+    random = np.random.default_rng(1)
+    level = random.exponential(0.03, (40, 1)).astype(np.float32)
+
+    def run(kld):
+        zeros = np.zeros((40, 1), np.float32)
+        return Positions(kld=kld, nll=zeros, nll_base=zeros, same_top=zeros > 0)
+
+    runs = {"a": [run(level), run(level)], "b": [run(level + 0.001), run(level + 0.003)]}
+    rows = [{"codebook": "a", "kld_mean_run_err": 0.0003}, {"codebook": "b", "kld_mean_run_err": 0.0004}]
+    first, second = differences(rows, runs, "a")
+    assert first is None
+    assert second["to"] == "a"
+    assert second["kld_mean"]["diff"] == pytest.approx(0.002, rel=1e-4)
+    # the text adds nothing: all chunks differ alike
+    assert second["kld_mean"]["err"] == pytest.approx(0.0005, rel=1e-3)

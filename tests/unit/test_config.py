@@ -63,6 +63,8 @@ def test_parts_are_whole_batches(release, settings, ranges):
         ({"bench": {"speed": {"depths": []}}}, ["bench.speed.depths"]),
         ({"bench": {"compare": ["q9"]}}, ["bench.compare: 'q9' is not among study.recipes; known:", "q3_k"]),
         ({"bench": {"compare": ["q3_k", "q3_k"]}}, ["bench.compare", "'q3_k' is given twice"]),
+        ({"bench": {"compare_to": "q4_k"}}, ["bench.compare_to: 'q4_k' is not among bench.compare; add it there"]),
+        ({"bench": {"quality": {"documents": "("}}}, ["bench.quality.documents", "is no regular expression"]),
         ({"prune_targets": [{"name": "iq3_xxs", "budget_mb": 3}]}, ["bench.compare", "'iq3_xxs' is given twice"]),
         ({"modle": {}}, ["modle", "unknown key"]),
         ({"rank": {"tie": True}}, ["rank.tie", "unknown key"]),

@@ -30,13 +30,13 @@ Same top p: 89.910 ± 0.300 %
 def test_summary_is_read():
     assert parse_summary(SUMMARY) == {
         "kld_mean": 0.0496,
-        "kld_mean_err": 0.0006,
+        "kld_mean_err_printed": 0.0006,
         "kld_median": 0.0301,
         "kld_p999": 0.912,
         "top1": 89.91,
-        "top1_err": 0.3,
+        "top1_err_printed": 0.3,
         "ppl_ratio": 1.0163,
-        "ppl_ratio_err": 0.0012,
+        "ppl_ratio_err_printed": 0.0012,
     }
 
 

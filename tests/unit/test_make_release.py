@@ -48,6 +48,12 @@ QUALITY = [
         "ppl_ratio": 1.02468, "ppl_ratio_err": 0.00236,
     },
 ]  # fmt: skip
+for number, row in enumerate(QUALITY, 1):
+    row |= {"kld_99": row["kld_p999"] / 3.1, "kld_max": row["kld_p999"] * 2.7, "difference": None}
+    if row["label"] != "q3_k":
+        apart = {"diff": -0.00871 * number, "err": 0.00197, "z": -4.42 * number}
+        better = {"diff": 1.127 * number, "err": 0.238, "z": 4.74 * number}
+        row["difference"] = {"to": "q3_k", "kld_mean": apart, "top1": better}
 SPEED = [
     {"file": f"results/some/{TWIN}", "label": "variant-0", "backend": "CPU", "device": "Some CPU | 2 cores",
      "test": "pp512", "depth": 600, "t_s": 41.277, "stddev": 0.933},
@@ -225,7 +231,13 @@ def test_a_release_on_another_file_system_is_copied(rule, monkeypatch):
 
 
 NUMBERS = [
-    *(("quality", row, key) for row in range(4) for key, value in QUALITY[0].items() if not isinstance(value, str)),
+    *(("quality", row, key) for row in range(4) for key, value in QUALITY[0].items() if isinstance(value, int | float)),
+    *(
+        ("quality", row, ("difference", key, part))
+        for row in range(3)
+        for key in ("kld_mean", "top1")
+        for part in ("diff", "err")
+    ),
     *(("speed", row, key) for row in range(2) for key in ("t_s", "stddev", "depth")),
     *(("selections", None, key) for key in ("budget_bytes", "selected_bytes")),
 ]
@@ -239,6 +251,9 @@ def test_every_number_of_the_results_is_in_the_card(rule):
 
         def grow(data, row=row, key=key):
             part = data if row is None else data[row]
+            *folders, key = key if isinstance(key, tuple) else (key,)
+            for folder in folders:
+                part = part[folder]
             part[key] = type(part[key])(part[key] * 2)
 
         set_value(path, grow)
@@ -269,10 +284,15 @@ def test_no_number_of_the_card_is_typed_by_hand(rule):
         return set(re.findall(r"\d+(?:\.\d+)?", text))
 
     first = numbers(card_of(rule))
+
+    def move(value):
+        if isinstance(value, dict):
+            return {key: move(one) for key, one in value.items()}
+        return value if value is None or isinstance(value, str) else value * 3 + 1
+
     for path, rows in ((rule.input.quality, QUALITY), (rule.input.speed, SPEED)):
-        moved = [
-            {key: value if isinstance(value, str) else value * 3 + 1 for key, value in row.items()} for row in rows
-        ]
+        # speeds that are figures: their deviations stay small
+        moved = [move(row) | ({"stddev": 1.234} if "stddev" in row else {}) for row in rows]
         Path(path).write_text(json.dumps(moved))
     moved = {key: value if isinstance(value, list) else value * 3 + 1 for key, value in SELECTION.items()}
     Path(rule.input.selections[0]).write_text(json.dumps(moved | {"promoted": moved["promoted"] * 4}))
@@ -281,8 +301,8 @@ def test_no_number_of_the_card_is_typed_by_hand(rule):
     write_digest(rule.input.mmproj, rule.input.mmproj_digest)
     second = numbers(card_of(rule))
     assert len(first - second) > 50
-    # variants 0 and 1, 3-bit, the quantile, SHA-256, the licence and its section, names of targets and tests
-    known = {"0", "1", "2", "3", "99.9", "256", "2.0", "4", "16", "512", "128"}
+    # variants 0 and 1, 3-bit, the quantiles, SHA-256, the licence and its section, names of targets and tests
+    known = {"0", "1", "2", "3", "99", "99.9", "256", "2.0", "4", "16", "512", "128"}
     assert first & second <= known | {f"{os.path.getsize(rule.input.twin) / 2**20:.2f}"}
 
 
@@ -295,6 +315,8 @@ def test_the_card_reads_well(rule):
     assert "| small phase (variant 0) | 15.00 GiB | 3.188 | 0.05123 ± 0.00061 |" in card
     assert "On Some CPU | 2 cores (CPU), all files side by side:" in card
     assert "| stock Q3_K | 15.78 GiB | 3.438 |" in card
+    assert "| large phase (variant 1) | -0.01742 ± 0.00197, better | +2.25 ± 0.24, better |" in card
+    assert "| small phase (variant 0) | 15.00 GiB | 0.0512 ± 0.0006 | -0.0087 ± 0.0020, better | 89.1 % |" in card
     assert "| cut to 16gib | tg128 | 4096 | 77.34 ± 1.29 |" in card or "| 77.35 ± 1.29 |" in card
     forms = [line for line in card.splitlines() if line.startswith("| ") and "`./" in line]
     assert [line.split("|")[1].strip() for line in forms] == [
@@ -324,6 +346,26 @@ def test_a_model_without_a_repository_or_vision(rule):
     assert "cut to a card" not in card
     release = folder_of(rule)
     assert (release / "LICENSE").read_bytes() == (release / "LICENSE-tools").read_bytes()
+
+
+def test_a_speed_that_did_not_settle_is_no_figure(rule):
+    set_value(rule.input.speed, lambda rows: rows[0].update(t_s=65.4, stddev=100.1))
+    card = card_of(rule)
+    assert "| small phase (variant 0) | pp512 | 600 | not settled |" in card
+    assert "65.4" not in card
+    assert "100.1" not in card
+
+
+def test_a_difference_below_two_errors_is_none(rule):
+    set_value(rule.input.quality, lambda rows: rows[2]["difference"]["kld_mean"].update(z=-1.9))
+    assert "| cut to 16gib | -0.02613 ± 0.00197, not told apart |" in card_of(rule)
+
+
+def test_a_card_without_a_row_to_compare_to(rule):
+    set_value(rule.input.quality, lambda rows: [row.update(difference=None) for row in rows])
+    card = card_of(rule)
+    assert "beside stock" not in card
+    assert "| form | weights | mean KLD | same top token | start it with |" in card
 
 
 def test_results_measured_in_two_settings_are_two_tables(rule):

@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 
 import gguf_files
 from gather_curve import predict
-from gather_ranking import area, best_benefit, distance
+from gather_ranking import area, best_benefit, distance, measured_orders, shares
 from gguf_files import IQ3_A770, Q4_K, Raw
 from phase_twin.errors import UserError
 from phase_twin.experts import expert_name as name
 from phase_twin.experts import units
 from phase_twin.iq3_a770 import decode
 from phase_twin.mix import MAX_OVERRIDE, format_ranks, mix
+from phase_twin.ordering import improve, walk
 from prune_dual import Gguf, Twin, parse_ranks
 from rank_groups import imatrix_energy, order_groups
 from score_groups import at_random, by_layer, decoded, imatrix_energies, weighted_errors
-from score_measured import fit_benefits
+from score_measured import benefit_errors, fit_benefits, sums
 
 
 def test_energy_is_normalised_per_expert():
@@ -39,8 +40,8 @@ def two_layers(**benefit: float) -> dict[str, float]:
 
 
 def test_most_benefit_per_byte_first_and_layers_break_ties():
-    benefit = two_layers(down0=3.0, down1=1.0, gate0=8.0, up0=8.0)
-    gain = dict.fromkeys(benefit, 10) | {name(1, "down"): 1}
+    benefit = two_layers(down0=3.0, down1=10.0, gate0=8.0, up0=8.0)
+    gain = dict.fromkeys(benefit, 10) | {name(1, "down"): 11}
     order, tie = order_groups(benefit, gain, 2, tie_gate_up=False)
     assert order[:4] == [name(1, "down"), name(0, "gate"), name(0, "up"), name(0, "down")]
     assert order[4:] == [name(1, "gate"), name(1, "up")]
@@ -145,6 +146,50 @@ def test_a_mix_too_long_to_say_is_a_file_of_its_own(tmp_path):
     assert not model.exists()
 
 
+# an order that is good at every budget
+
+
+def exact(benefits: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The most that any selection gets at rooms of 0, 1, 2, ... units."""
+    best = np.zeros(sizes.sum() + 1)
+    for benefit, size in zip(benefits, sizes, strict=True):
+        best[size:] = np.maximum(best[size:], best[:-size] + benefit)
+    return best
+
+
+def by_score(benefits: np.ndarray, sizes: np.ndarray) -> list[int]:
+    return list(np.argsort(-benefits / sizes, kind="stable"))
+
+
+def test_a_pair_goes_before_a_single_where_both_do_not_fit():
+    benefits, sizes = np.array([5.0, 8.0, 1.0]), np.array([1, 2, 1])
+    assert by_score(benefits, sizes) == [0, 1, 2]
+    order = improve([0, 1, 2], benefits, sizes)
+    assert order == [1, 0, 2]
+    assert list(walk([0, 1, 2], benefits, sizes, np.arange(5))) == [0, 5, 6, 13, 14]
+    assert list(walk(order, benefits, sizes, np.arange(5))) == [0, 5, 8, 13, 14]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_pairs_and_singles_are_as_good_as_any_selection(seed):
+    """Of layers with tied gate and up: at every budget, where the order by score loses up to 40 %."""
+    benefits, sizes = np.random.default_rng(seed).lognormal(0, 1, 20), np.array([2, 1] * 10)
+    order = improve(by_score(benefits, sizes), benefits, sizes)
+    assert walk(order, benefits, sizes, np.arange(31)) == pytest.approx(exact(benefits, sizes), rel=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 1.0), st.integers(1, 9)), min_size=1, max_size=8))
+def test_no_budget_loses_by_what_is_moved(items):
+    benefits, sizes = (np.array(part) for part in zip(*items, strict=True))
+    before = by_score(benefits, sizes)
+    after = improve(before, benefits, sizes)
+    assert sorted(after) == sorted(before)
+    every = np.arange(sizes.sum() + 1)
+    assert (walk(after, benefits, sizes, every) >= walk(before, benefits, sizes, every) - 1e-6).all()
+
+
 # measured benefits
 
 
@@ -175,6 +220,30 @@ def test_a_benefit_is_never_negative():
     assert found["a"] == 0.0
     assert found["b"] > 0.4
     assert rms > 0.0
+
+
+def mixes() -> tuple[list[dict], dict[str, list[str]]]:
+    """Two labels: nothing, each, all; each alone is also all but the other."""
+    return [{"promoted": one} for one in ([], ["a"], ["b"], ["a", "b"])], {"a": ["a"], "b": ["b"]}
+
+
+def test_sums_of_single_benefits():
+    rows, together = mixes()
+    kld = np.array([0.05, 0.03, 0.04, 0.01])
+    noise = np.random.default_rng(1).normal(0, 0.001, (2000, 4))
+    found = sums(rows, together, kld, kld + noise)
+    assert found["alone"]["share"] == pytest.approx(0.03 / 0.04)
+    assert found["last"]["share"] == pytest.approx(0.05 / 0.04)
+    assert found["difference"]["diff"] == pytest.approx(-0.5)
+    assert found["difference"]["z"] == pytest.approx(found["difference"]["diff"] / found["difference"]["err"], abs=0.01)
+    assert 0.02 < found["alone"]["err"] < 0.2
+
+
+def test_errors_of_benefits():
+    rows, together = mixes()
+    draws = np.array([0.05, 0.03, 0.04, 0.02]) + np.random.default_rng(1).normal(0, 0.001, (4000, 4))
+    # each benefit is the mean of two differences
+    assert benefit_errors(rows, together, draws) == {name: pytest.approx(0.001, rel=0.05) for name in together}
 
 
 # what is made of an order
@@ -228,8 +297,27 @@ def test_distance_to_the_optimum():
 
 
 def test_area_is_the_mean_over_all_budgets():
-    rows = [{"bytes": 130, "kld_mean": 0.02}]
-    assert area(rows, LOW, HIGH) == pytest.approx((0.035 + 0.02) / 2)
+    assert area(np.array([0.05, 0.02, 0.02]), [100, 130, 160]) == pytest.approx((0.035 + 0.02) / 2)
+
+
+def test_orders_are_compared_over_the_same_text():
+    assert list(shares(np.array([5.0, 4.0, 3.0, 1.0]))) == [25, 50]
+    rows = [
+        [{"bytes": n, "percent": n - 100, "kld_mean": 0, "kld_mean_err": 0, "top1": 90} for n in (100, 150, 200)]
+    ] * 2
+    klds = np.array([[0.04, 0.03, 0.02], [0.04, 0.032, 0.02]])
+    # texts differ by much, orders on one text by little
+    level = np.random.default_rng(1).normal(1, 0.2, 500)[:, None, None]
+    first, second = measured_orders(["best", "other"], rows, klds, level * klds, "best")
+    assert first["difference"] is None
+    assert first["area_err"] == pytest.approx(0.2 * first["area"], rel=0.1)
+    apart = second["difference"]
+    assert apart["to"] == "best"
+    assert apart["area"]["diff"] == pytest.approx(0.001)
+    assert apart["area"]["err"] == pytest.approx(0.0002, rel=0.1)
+    (row,) = first["rows"]
+    # the share is the same on each of them
+    assert (row["closed"], row["closed_err"], row["added"]) == (50, 0, 50)
 
 
 def test_units_cover_every_group_once():

@@ -20,13 +20,26 @@ def test_values_stand_beside_their_errors():
         "top1_err": 0.2,
         "ppl_ratio": 1.02,
         "ppl_ratio_err": 0.001,
+        "kld_99": 0.3,
+        "kld_max": 2.345,
     }
-    (shown,) = quality_table([row])
+    (shown,) = quality_table([row | {"difference": None}])
     assert shown["mean KLD [nats]"] == "0.03410 ± 0.00040"
     assert shown["weights"] == "8.00 MiB"
+    assert shown["largest KLD"] == "2.35"
+    assert "mean KLD to q3_k" not in shown
+    apart = {"kld_mean": {"diff": -0.003, "err": 0.0005, "z": -6.0}, "top1": {"diff": 0.3, "err": 0.1, "z": 3.0}}
+    apart |= {"to": "q3_k", "ln_ppl": {"diff": 0.001, "err": 0.001, "z": 1.0}}
+    shown, base = quality_table([row | {"difference": apart}, row | {"label": "q3_k", "difference": None}])
+    assert shown["mean KLD to q3_k"] == "-0.00300 ± 0.00050, better"
+    assert shown["top-1 to q3_k [%]"] == "+0.30 ± 0.10, better"
+    assert shown["ln PPL to q3_k"] == "+0.00100 ± 0.00100, not told apart"
+    assert base["mean KLD to q3_k"] == ""
     row = {"label": "9mib", "test": "tg128", "depth": 4096, "t_s": 61.2, "stddev": 0.5, "threads": 8}
     (shown,) = speed_table([row | {"device": "A card", "backend": "SYCL"}])
     assert shown["tokens per second"] == "61.20 ± 0.50"
+    (busy,) = speed_table([row | {"device": "A card", "backend": "SYCL", "stddev": 100}])
+    assert busy["tokens per second"] == "not settled"
     assert shown["tokens in context"] == 4096
     assert shown["device"] == "A card (SYCL)"
 
@@ -36,10 +49,12 @@ def test_the_curve_has_what_was_measured_between_its_points():
         {"bytes": 100, "promoted": 0, "kld_predicted": 0.05},
         {"bytes": 160, "promoted": 2, "kld_predicted": 0.02},
     ]
-    measured = [{"bytes": nbytes, "kld": 0.04, "kld_err": 0.001} for nbytes in (100, 130)]
+    saved = {"diff": 0.01, "err": 0.0004, "z": 25.0}
+    measured = [{"bytes": nbytes, "kld": 0.04, "kld_err": 0.001, "saved": saved} for nbytes in (100, 130)]
     table = pd.DataFrame(curve_table({"points": points, "measured": measured}))
     assert list(table["groups promoted in order"]) == [0, "", 2]
     assert list(table["mean KLD, measured"]) == ["0.04000 ± 0.00100", "0.04000 ± 0.00100", ""]
+    assert list(table["saved by promotion, measured"])[1:] == ["+0.01000 ± 0.00040", ""]
 
 
 def test_timing_is_told_as_people_do():

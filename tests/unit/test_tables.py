@@ -7,8 +7,11 @@ from update_tables import (
     encoder_table,
     feedback_table,
     mutants_table,
+    quality_table,
+    ranking_table,
     replace,
     shapes_table,
+    sums_table,
     throughput_table,
 )
 
@@ -64,11 +67,46 @@ def test_codebooks_are_beside_version_1():
         "kld_p999_run_err": 0.02,
     }
     row |= {"top1": 89.5, "top1_run_err": 0.05, "ppl_ratio": 1.03, "ppl_ratio_run_err": 0.001}
-    rows = [row | {"codebook": "version-1", "rmse": 0.2}, row | {"codebook": "other", "rmse": 0.19}]
+    apart = {"to": "version-1", "kld_mean": {"diff": 0.0001, "err": 0.0003, "z": 0.3}}
+    rows = [row | {"codebook": "version-1", "rmse": 0.2, "difference": None}]
+    rows.append(row | {"codebook": "other", "rmse": 0.19, "difference": apart})
     first, second = codebooks_table(rows).splitlines()[2:]
-    assert first.startswith("| version-1 | -125, 127 | 0.2000 | +0.0 % | 0.04200 ± 0.00030 | 0.700 ± 0.020 |")
+    assert first.startswith("| version-1 | -125, 127 | 0.2000 | +0.0 % | 0.04200 ± 0.00030 |  | 0.700 ± 0.020 |")
+    assert "| +0.00010 ± 0.00030, not told apart |" in second
     assert first.endswith("| 89.50 ± 0.05 % | 1.0300 ± 0.0010 |")
     assert second.startswith("| other | -125, 127 | 0.1900 | -5.0 % |")
+
+
+def test_rows_stand_beside_a_named_one():
+    row = {"bytes": 2**23, "bpw_experts": 3.1875, "kld_mean": 0.038, "kld_mean_err": 0.0017, "kld_p999": 0.7}
+    row |= {"top1": 90.6, "top1_err": 0.4, "ppl_ratio": 1.02, "ppl_ratio_err": 0.002}
+    apart = {"to": "q3_k", "kld_mean": {"diff": 0.00057, "err": 0.00054, "z": 1.06}}
+    rows = [row | {"label": "variant-0", "difference": apart}, row | {"label": "q3_k", "difference": None}]
+    head, _, first, second = quality_table(rows).splitlines()
+    assert head.startswith("|  | weights | expert bits | mean KLD | KLD to q3_k |")
+    assert first.startswith(
+        "| variant-0 | 8.00 MiB | 3.19 | 0.0380 ± 0.0017 | +0.0006 ± 0.0005, not told apart | 0.700 |"
+    )
+    assert second.startswith("| q3_k | 8.00 MiB | 3.19 | 0.0380 ± 0.0017 |  | 0.700 |")
+    alone = quality_table(rows[1:]).splitlines()
+    assert alone[0].count("|") == alone[2].count("|") == 8
+
+
+def test_orders_stand_beside_that_of_the_twin():
+    row = {"percent": 10, "closed": 17.4, "closed_err": 1.2}
+    apart = {"to": "measured", "area": {"diff": 0.004, "err": 0.0004, "z": 10.0}}
+    orders = [{"order": "random", "area": 0.026, "area_err": 0.001, "difference": apart, "rows": [row]}]
+    orders.append({"order": "measured", "area": 0.022, "area_err": 0.001, "difference": None, "rows": [row]})
+    head, _, first, second = ranking_table({"orders": orders}).splitlines()
+    assert head == "| order | mean KLD over all budgets | to measured | +10 % |"
+    assert first == "| measured | 0.0220 ± 0.0010 |  | 17 ± 1 % |"
+    assert second == "| random | 0.0260 ± 0.0010 | +0.0040 ± 0.0004, worse | 17 ± 1 % |"
+
+
+def test_sums_are_told_in_percent():
+    found = {"alone": {"share": 0.926, "err": 0.096}, "last": {"share": 1.093, "err": 0.083}}
+    found["difference"] = {"diff": -0.167, "err": 0.15, "z": -1.1}
+    assert sums_table({"sums": found}).splitlines()[2] == "| 93 ± 10 % | 109 ± 8 % | -17 ± 15 % |"
 
 
 def test_where_a_mutant_is_caught():
@@ -100,6 +138,7 @@ CPU = {
     "types": [
         {"type": "Q4_K", "dot": 2.2345, "pp512": 123.45, "tg64": 67.89, "token_bytes": 201_500_000, "gb_s": 13.68}
         | {"of_bandwidth": 0.4354, "buffers_mib": {"CPU_Mapped": 125.27, "CPU_REPACK": 1728.0}}
+        | {"spread": {"dot": 0.01, "pp512": 0.02, "tg64": 0.1}}
     ],
     "ratios": [
         {"test": "tg64", "base": "Q4_K", "ratio": 1.0512, "spread": 0.0123, "least": 1.1, "stretch": None}
@@ -114,6 +153,19 @@ def test_speed_on_the_cpu_beside_what_was_asked():
     assert types.splitlines()[2] == "| Q4_K | 2.23 | 123.5 | 67.9 | 202 | 13.7 | 44 % | 1728 |"
     assert picture.endswith("(iq3_a770-cpu-pure.svg)")
     assert ratios.splitlines()[2] == "| tg64 / Q4_K | 1.05 x | 1.2 % | 1.10 x |  | 1.10 x |"
+
+
+def test_what_spreads_by_more_than_a_tenth_is_no_figure():
+    (kind,), (ratio,) = CPU["types"], CPU["ratios"]
+    busy = {
+        "types": [kind | {"spread": {"dot": 0.01, "pp512": 0.2, "tg64": 0.11}}],
+        "ratios": [ratio | {"spread": 0.2}],
+    }
+    _, types, ratios, _ = cpu_table(CPU | busy).split("\n\n")
+    assert (
+        types.splitlines()[2] == "| Q4_K | 2.23 | not settled | not settled | 202 | not settled | not settled | 1728 |"
+    )
+    assert ratios.splitlines()[2] == "| tg64 / Q4_K | not settled | 20.0 % | 1.10 x |  | 1.10 x |"
 
 
 def test_a_machine_that_was_never_calm_is_told():
