@@ -11,11 +11,10 @@ from typing import Any
 import gguf
 
 F32, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0 = 0, 11, 12, 13, 14, 8
+Q2_0 = 42
 IQ3_A770 = 770
-# in files of the early release 42 is IQ3_A770, else Q2_0
-LEGACY_IQ3, Q2_0 = -42, 42
-IDS = {LEGACY_IQ3: 42}
-SIZES = {IQ3_A770: (256, 102), LEGACY_IQ3: (256, 102), Q2_0: (64, 18)}
+# weights and bytes of a block
+SIZES = gguf.GGML_QUANT_SIZES | {Q2_0: (64, 18), IQ3_A770: (256, 102)}
 CODEBOOK = [-125, -73, -36, -4, 21, 49, 82, 127]
 
 TYPES = ["u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64"]
@@ -38,7 +37,19 @@ class Raw:
 
     @property
     def nbytes(self) -> int:
-        block, size = SIZES[self.type] if self.type in SIZES else gguf.GGML_QUANT_SIZES[self.type]
+        block, size = SIZES[self.type]
+        return math.prod(self.shape) // block * size
+
+
+@dataclass(frozen=True)
+class Early(Raw):
+    """A tensor of IQ3_A770 under the id that the first twins gave it."""
+
+    type: int = 42
+
+    @property
+    def nbytes(self) -> int:
+        block, size = SIZES[IQ3_A770]
         return math.prod(self.shape) // block * size
 
 
@@ -123,6 +134,15 @@ def twin_keys(
     if tie is not None:
         keys["tie"] = ("general.tensor_variant.promote_tie", "[u32]", tie)
     return PLAIN + [entry for entry in (keys | (instead or {})).values() if entry is not None]
+
+
+def early_twin(path: Path) -> Path:
+    """A twin as the first ones were published: type 42, file type 28, and no key that tells a version."""
+    name = expert(0, "up")
+    low = Early(name, (256, 4), data=noise(name, 4 * 102))
+    none = {"version": None, "budget": ("general.tensor_variant.budget_mb", "u32", 0)}
+    keys = [*twin_keys([name], instead=none), ("general.file_type", "u32", 28)]
+    return write(path, keys, [low, filled(f"{name}.v1", (256, 4), Q4_K)])
 
 
 def expert(layer: int, kind: str) -> str:

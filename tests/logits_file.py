@@ -1,5 +1,6 @@
 """Logits as llama-perplexity --kl-divergence-base saves them: 16-bit log-probabilities, cut 16 nats below the top."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,10 @@ class Logits:
         n_ctx, n_vocab, n_chunks = np.frombuffer(data, "<u4", 3, 8).tolist()
         assert n_vocab % 2 == 0
         tokens = np.frombuffer(data, "<i4", n_chunks * n_ctx, 20)
-        codes = np.frombuffer(data, "<u2", offset=20 + tokens.nbytes)
-        return cls(tokens.reshape(n_chunks, n_ctx), codes.reshape(n_chunks, -1, n_vocab + 4))
+        shape = (n_chunks, n_ctx - 1 - n_ctx // 2, n_vocab + 4)
+        # what follows tells the predictions of the text's tokens exactly
+        codes = np.frombuffer(data, "<u2", math.prod(shape), 20 + tokens.nbytes)
+        return cls(tokens.reshape(n_chunks, n_ctx), codes.reshape(shape))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield a chunk's log-probabilities, f64 [n_positions, n_vocab]; what was cut shares the least of its row."""
@@ -42,11 +45,10 @@ class Logits:
             step, least = np.ascontiguousarray(codes[:, :4]).view("<f4").astype(float).T
             yield normalized(step[:, None] * codes[:, 4:] + least[:, None])
 
-    @property
-    def positions(self) -> slice:
-        """The places in a chunk whose predictions are saved."""
-        n_ctx = self.tokens.shape[1]
-        return slice(n_ctx // 2, n_ctx - 1)
+
+def saved_positions(n_ctx: int) -> slice:
+    """The places in a chunk whose predictions are saved."""
+    return slice(n_ctx // 2, n_ctx - 1)
 
 
 def normalized(logits: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ release carries it as one file, prune-dual.py. Each part imports only from those
 from .container.entries import Kv, Span, Tensor, encode_kv
 from .container.hashing import sha256_span
 from .container.layout import Layout, lay_out
-from .container.reader import MAX_ELEMENTS, VARIANT_PREFIX, Gguf
+from .container.reader import KEY_VERSION, MAX_ELEMENTS, VARIANT_PREFIX, Gguf
 from .container.tensor_types import (
     BLOCK_SIZES,
     FILE_TYPES,
@@ -29,6 +29,10 @@ from .container.tensor_types import (
     IQ3_A770_BLOCK,
     IQ3_A770_BYTES,
     IQ3_A770_CODEBOOK,
+    IQ3_A770_LEGACY,
+    KEY_IQ3_A770_CODEBOOK,
+    KEY_IQ3_A770_VERSION,
+    Q2_0,
     tensor_nbytes,
 )
 from .container.writing import write_gguf
@@ -43,11 +47,8 @@ from .twin.groups import (
     KEY_BUDGET_MB,
     KEY_COUNT,
     KEY_DEFAULT,
-    KEY_IQ3_A770_CODEBOOK,
-    KEY_IQ3_A770_VERSION,
     KEY_PROMOTE_ORDER,
     KEY_PROMOTE_TIE,
-    KEY_VERSION,
     VARIANT_VERSION,
     Twin,
     check_iq3_a770,

@@ -17,15 +17,16 @@ from gguf_files import (
     PLAIN,
     Q2_0,
     Q4_K,
+    Early,
     Raw,
-    early_keys,
+    early_twin,
     expert,
     filled,
     nano_variants,
     twin_keys,
     write,
 )
-from prune_dual import IQ3_A770_CODEBOOK, Gguf, Twin
+from prune_dual import IQ3_A770_CODEBOOK, Gguf
 
 pytestmark = pytest.mark.engine
 
@@ -164,54 +165,52 @@ def test_quantize_refuses_another_iq3_a770(run, variant0, tmp_path):
 # the first id of the type
 
 
-def legacy_twin(path: Path) -> Path:
-    name = expert(0, "up")
-    tensors = [filled(name, (256, 4), LEGACY_IQ3), filled(f"{name}.v1", (256, 4), Q4_K)]
-    return write(path, early_keys([name]), tensors)
+def early_plain(path: Path) -> Path:
+    return write(path, PLAIN, [Early("a.weight", (256, 4)), Raw("b.weight", (256,), F32)])
 
 
-def legacy_plain(path: Path) -> Path:
-    return write(path, PLAIN, [Raw("a.weight", (256, 4), LEGACY_IQ3), Raw("b.weight", (256,), F32)])
+def read_by_the_engine(run: Run, path: Path, **options: object) -> dict:
+    return json.loads(run("llama-variant-info", path, **options).stdout.splitlines()[-1])
 
 
-def test_legacy_id_is_taken_from_a_twin(run, tmp_path):
-    path = legacy_twin(tmp_path / "twin.gguf")
+def test_a_twin_of_the_first_ones_is_read(run, tmp_path):
+    path = early_twin(tmp_path / "twin.gguf")
     done = run("llama-variant-info", path)
-    assert json.loads(done.stdout.splitlines()[-1])["variant0_bytes"] == 4 * 102
-    # taken as version 1, with warnings
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert record["variant0_bytes"] == 4 * 102
+    # taken as versions 1, with warnings
     assert "no key 'iq3_a770.version'" in done.stdout
     assert "general.tensor_variant.version is missing" in done.stdout
-    assert Twin.read(path).gguf.legacy
 
 
-def test_legacy_id_is_taken_elsewhere_if_asked_for(run, tmp_path):
-    path = legacy_plain(tmp_path / "plain.gguf")
-    done = run("llama-variant-info", path, legacy=True)
-    assert json.loads(done.stdout.splitlines()[-1])["selected_bytes"] == 4 * 102 + 4 * 256
-
-
-@pytest.mark.parametrize("keys", [twin_keys, lambda order: early_keys(order) + IQ3_KEYS[:1]])
-@pytest.mark.parametrize("legacy", [False, True])
-def test_id_42_is_q2_0_where_the_file_says_its_version(run, tmp_path, keys, legacy):
+@pytest.mark.parametrize(
+    "keys",
+    [
+        twin_keys([expert(0, "up")]),
+        twin_keys([expert(0, "up")]) + IQ3_KEYS,
+        twin_keys([expert(0, "up")], instead={"version": None}) + IQ3_KEYS,
+    ],
+)
+def test_id_42_is_q2_0_in_other_twins(run, tmp_path, keys):
     name = expert(0, "up")
     tensors = [filled(name, (256, 4), Q2_0), filled(f"{name}.v1", (256, 4), Q4_K)]
-    path = write(tmp_path / "twin.gguf", keys([name]), tensors)
-    done = run("llama-variant-info", path, legacy=legacy)
-    assert json.loads(done.stdout.splitlines()[-1])["variant0_bytes"] == 4 * 4 * 18
-    assert not Gguf.read(path, legacy_type_42=legacy).legacy
+    assert read_by_the_engine(run, write(tmp_path / "twin.gguf", keys, tensors))["variant0_bytes"] == 16 * 18
 
 
-def test_dimensions_of_0(run, tmp_path):
-    path = write(tmp_path / "empty.gguf", PLAIN, [Raw("a.weight", (256, 0), F32), Raw("b.weight", (256,), F32)])
-    done = run("llama-variant-info", path)
-    assert json.loads(done.stdout.splitlines()[-1])["selected_bytes"] == 4 * 256
-    assert [tensor.nbytes for tensor in Gguf.read(path).tensors] == [0, 4 * 256]
+def test_id_42_is_q2_0_in_plain_files_unless_told(run, tmp_path):
+    tensors = [filled("a.weight", (256, 4), Q2_0), Raw("b.weight", (256,), F32)]
+    record = read_by_the_engine(run, write(tmp_path / "q2_0.gguf", PLAIN, tensors))
+    assert record["selected_bytes"] == 16 * 18 + 4 * 256
+    path = early_plain(tmp_path / "plain.gguf")
+    error = read_by_the_engine(run, path, code=1)["error"]
+    assert "tensor 'b.weight' has offset" in error  # Q2_0 is smaller
+    assert read_by_the_engine(run, path, legacy=True)["selected_bytes"] == 4 * 102 + 4 * 256
 
 
-@pytest.mark.parametrize("build", [legacy_twin, legacy_plain])
+@pytest.mark.parametrize("build", [early_twin, early_plain])
 def test_legacy_id_is_never_written(run, tmp_path, build):
     path = build(tmp_path / "old.gguf")
-    run("llama-gguf-split", "--split", "--split-max-tensors", 1, path, tmp_path / "new", legacy=build is legacy_plain)
+    run("llama-gguf-split", "--split", "--split-max-tensors", 1, path, tmp_path / "new", legacy=build is early_plain)
     parts = sorted(tmp_path.glob("new-*.gguf"))
     assert len(parts) == 2
     for part in parts:

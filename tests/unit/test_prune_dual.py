@@ -18,13 +18,14 @@ from gguf_files import (
     BAD_IQ3_A770,
     CODEBOOK,
     IQ3_A770,
-    LEGACY_IQ3,
+    IQ3_KEYS,
     Q2_0,
     Q3_K,
     Q4_K,
     Q6_K,
+    Early,
     Raw,
-    early_keys,
+    early_twin,
     expert,
     filled,
     small_twin,
@@ -391,35 +392,42 @@ def test_other_keys_are_copied_verbatim_and_alignment_is_kept(tmp_path):
     assert [tensor.data.read() for tensor in model.tensors] == [tensors[0].data, tensors[2].data]
 
 
-def legacy_twin(path):
-    tensors = [filled(GATES[0], (256, 4), LEGACY_IQ3), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
-    return gguf_files.write(path, early_keys(GATES[:1]), tensors), tensors
-
-
-def test_published_twin_with_type_42_is_read_and_written_as_770(tmp_path, caplog):
-    path, tensors = legacy_twin(tmp_path / "twin.gguf")
+def test_a_twin_of_the_first_ones_is_read_and_written_as_today(tmp_path, caplog):
+    path = early_twin(tmp_path / "twin.gguf")
+    twin = Twin.read(path)
+    assert [tensor.type_name for tensor in twin.gguf.tensors] == ["IQ3_A770", "Q4_K"]
+    assert twin.gguf.legacy
     model = pruned(path, tmp_path / "out.gguf", variant=0)
-    assert "iq3_a770.version" in caplog.text
-    assert "general.tensor_variant.version" in caplog.text
-    assert [(tensor.type, tensor.data.read()) for tensor in model.tensors] == [(770, tensors[0].data)]
+    for key in ("iq3_a770.version", "iq3_a770.codebook", "general.tensor_variant.version"):
+        assert f"{key!r} is missing" in caplog.text
+    assert [(tensor.type, tensor.data.read()) for tensor in model.tensors] == [(770, twin.gguf.tensors[0].data.read())]
     assert model.get("general.file_type", "u32") == 770
     assert model.get("iq3_a770.codebook", "[i8]") == CODEBOOK
 
 
-def test_type_42_in_a_plain_file_needs_telling(tmp_path):
-    path = gguf_files.write(tmp_path / "a.gguf", gguf_files.PLAIN, [Raw("a", (256,), LEGACY_IQ3)])
-    assert Gguf.read(path, legacy_type_42=True).tensors[0].type_name == "IQ3_A770"
-    path = gguf_files.write(tmp_path / "b.gguf", gguf_files.PLAIN, [Raw("a", (256,), Q2_0)])
-    assert Gguf.read(path).tensors[0].type_name == "Q2_0"
+def test_a_twin_without_a_version_is_one_of_version_1(tmp_path, caplog):
+    keys = twin_keys(GATES[:1], instead={"version": None})
+    tensors = [filled(GATES[0], (256, 4), Q3_K), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
+    twin = Twin.read(gguf_files.write(tmp_path / "twin.gguf", keys, tensors))
+    assert "key 'general.tensor_variant.version' is missing, taken as 1" in caplog.text
+    assert not twin.gguf.legacy
 
 
-@pytest.mark.parametrize("keys", [twin_keys(GATES[:1]), early_keys(GATES[:1]) + gguf_files.IQ3_KEYS[:1]])
-def test_type_42_is_q2_0_where_the_file_says_its_version(tmp_path, keys):
+@pytest.mark.parametrize("keys", [twin_keys(GATES[:1]), IQ3_KEYS, twin_keys([], instead={"version": None}) + IQ3_KEYS])
+def test_type_42_is_q2_0_elsewhere(tmp_path, keys):
     tensors = [filled(GATES[0], (256, 4), Q2_0), filled(f"{GATES[0]}.v1", (256, 4), Q4_K)]
-    path = gguf_files.write(tmp_path / "twin.gguf", keys, tensors)
-    for told in (False, True):
-        assert [t.type_name for t in Gguf.read(path, legacy_type_42=told).tensors] == ["Q2_0", "Q4_K"]
-    assert [t.type for t in pruned(path, tmp_path / "out.gguf", variant=0).tensors] == [Q2_0]
+    model = Gguf.read(gguf_files.write(tmp_path / "a.gguf", keys, tensors))
+    assert [tensor.type_name for tensor in model.tensors] == ["Q2_0", "Q4_K"]
+    assert model.tensors[0].nbytes == 4 * 256 // 64 * 18
+    assert not model.legacy
+
+
+def test_early_type_42_in_a_plain_file_needs_telling(tmp_path):
+    tensors = [Early("a", (256,)), Raw("b", (256,))]
+    path = gguf_files.write(tmp_path / "a.gguf", gguf_files.PLAIN, tensors)
+    with pytest.raises(GgufError, match=r"tensor 'b': .*; if its type 42 is IQ3_A770, say --legacy-type-42"):
+        Gguf.read(path)
+    assert Gguf.read(path, legacy_type_42=True).tensors[0].type == IQ3_A770
 
 
 @pytest.mark.parametrize("case", BAD_IQ3_A770)

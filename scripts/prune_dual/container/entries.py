@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MIB, GgufError
-from .tensor_types import TYPE_NAMES
+from .tensor_types import NAMES
 
 # GGUF value types by id; an array of T is written [T] here
 VALUE_TYPES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64")
@@ -117,7 +117,7 @@ class Tensor:
     @property
     def type_name(self) -> str:
         """The type's name in llama.cpp."""
-        return TYPE_NAMES[self.type]
+        return NAMES[self.type]
 
     @property
     def n_elements(self) -> int:

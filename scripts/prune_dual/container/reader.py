@@ -14,11 +14,10 @@ from typing import Any, BinaryIO, Self
 
 from ..errors import GgufError
 from .entries import DEFAULT_ALIGNMENT, FORMATS, VALUE_TYPES, Kv, Span, Tensor, padded
-from .tensor_types import IQ3_A770, IQ3_A770_LEGACY, tensor_nbytes
+from .tensor_types import IQ3_A770, IQ3_A770_LEGACY, KEY_IQ3_A770_VERSION, tensor_nbytes
 
 VARIANT_PREFIX = "general.tensor_variant."
-KEY_VARIANT_VERSION = VARIANT_PREFIX + "version"
-KEY_IQ3_A770_VERSION = "iq3_a770.version"
+KEY_VERSION = VARIANT_PREFIX + "version"
 KEY_ALIGNMENT = "general.alignment"
 
 MAX_DIMS = 4
@@ -101,8 +100,7 @@ class Gguf:
         Parameters
         ----------
         legacy_type_42
-            take tensor type 42 for IQ3_A770; the early release's twins need no telling, and where a file says its
-            version, 42 is Q2_0.
+            take tensor type 42 for IQ3_A770; the twins that were published so need no telling.
 
         Raises
         ------
@@ -146,14 +144,16 @@ class Gguf:
         infos = _unique(cursor, "tensor", (_read_info(cursor) for _ in range(n_tensors)))
         alignment = _alignment(cursor, kv)
         data_start = padded(cursor.at, alignment)
-        early = KEY_VARIANT_VERSION not in kv and KEY_IQ3_A770_VERSION not in kv
-        accepts_legacy = early and (legacy_type_42 or any(key.startswith(VARIANT_PREFIX) for key in kv))
-        legacy, expected = False, 0
+        accepts_legacy = legacy_type_42 or _from_before_versions(kv)
+        legacy, expected, hint = False, 0, ""
         tensors: list[Tensor] = []
         for info in infos.values():
-            if info.type == IQ3_A770_LEGACY and accepts_legacy:
-                info, legacy = replace(info, type=IQ3_A770), True
-            tensors.append(_place(cursor, info, data_start, expected))
+            if info.type == IQ3_A770_LEGACY:
+                if accepts_legacy:
+                    info, legacy = replace(info, type=IQ3_A770), True
+                else:
+                    hint = "; if its type 42 is IQ3_A770, say --legacy-type-42"
+            tensors.append(_place(cursor, info, data_start, expected, hint))
             expected += padded(tensors[-1].nbytes, alignment)
         return cls(cursor.name, version, alignment, kv, tensors, data_start, legacy)
 
@@ -169,6 +169,13 @@ class Gguf:
             raise GgufError(f"{self.path}: key {key!r} is not UTF-8") from None
         except GgufError as error:
             raise GgufError(f"{self.path}: {error}") from None
+
+
+def _from_before_versions(kv: dict[str, Kv]) -> bool:
+    """Whether a file is one of the twins in which type 42 is IQ3_A770: they say nothing of versions."""
+    return any(key.startswith(VARIANT_PREFIX) for key in kv) and kv.keys().isdisjoint(
+        (KEY_VERSION, KEY_IQ3_A770_VERSION)
+    )
 
 
 def _unique(cursor: _Cursor, what: str, entries: Iterable[Any]) -> dict[str, Any]:
@@ -235,16 +242,16 @@ def _read_info(cursor: _Cursor) -> Tensor:
     return Tensor(name, shape, kind, Span(cursor.data, offset, 0))
 
 
-def _place(cursor: _Cursor, info: Tensor, data_start: int, expected: int) -> Tensor:
-    """Turn an entry's offset within the data section into a range of the file, checked."""
+def _place(cursor: _Cursor, info: Tensor, data_start: int, expected: int, hint: str) -> Tensor:
+    """Turn an entry's offset within the data section into a range of the file, checked; faults are told with `hint`."""
     what = f"tensor {info.name!r}"
     try:
         nbytes = tensor_nbytes(info.shape, info.type)
     except ValueError as error:
-        raise cursor.fail(f"{what}: {error}") from None
+        raise cursor.fail(f"{what}: {error}{hint}") from None
     # ggml lays tensors one after the other; so this rules out overlaps, gaps and misalignment at once
     if info.data.offset != expected:
-        raise cursor.fail(f"{what}: data offset {info.data.offset}, should be {expected}")
+        raise cursor.fail(f"{what}: data offset {info.data.offset}, should be {expected}{hint}")
     start = data_start + expected
     if start + nbytes > cursor.size:
         raise cursor.fail(f"{what}: data ends at byte {start + nbytes}, past the end of the file at {cursor.size}")

@@ -1,24 +1,27 @@
-"""Tensor types: block sizes, names of files, and IQ3_A770, which the stock gguf package does not know."""
+"""Tensor types: block sizes, names of files, and those that the stock gguf package does not know."""
 
 import math
 from collections.abc import Sequence
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-# IQ3_A770: 256 weights in 102 bytes. The early release used 42, which is Q2_0 in llama.cpp, and file type 28.
+# IQ3_A770: 256 weights in 102 bytes. llama.cpp later gave the first ids used, 42 and file type 28, to others.
 IQ3_A770 = 770
-IQ3_A770_LEGACY = Q2_0 = 42
+IQ3_A770_LEGACY = 42
+Q2_0 = 42
 IQ3_A770_FILE_TYPE = 770
 IQ3_A770_BLOCK, IQ3_A770_BYTES = 256, 102
 IQ3_A770_VERSION = 1
 IQ3_A770_CODEBOOK = (-125, -73, -36, -4, 21, 49, 82, 127)
 
-# the stock package stops before Q2_0
+KEY_IQ3_A770_VERSION = "iq3_a770.version"
+KEY_IQ3_A770_CODEBOOK = "iq3_a770.codebook"
+
 BLOCK_SIZES = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()} | {
-    Q2_0: (64, 18),
     IQ3_A770: (IQ3_A770_BLOCK, IQ3_A770_BYTES),
+    Q2_0: (64, 18),
 }
-TYPE_NAMES = {int(kind): kind.name for kind in GGMLQuantizationType} | {Q2_0: "Q2_0", IQ3_A770: "IQ3_A770"}
+NAMES = {int(kind): kind.name for kind in GGMLQuantizationType} | {IQ3_A770: "IQ3_A770", Q2_0: "Q2_0"}
 
 # what a file is called whose experts are mostly of a type
 FILE_TYPES = {IQ3_A770: IQ3_A770_FILE_TYPE, Q2_0: 41} | {

@@ -8,21 +8,25 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from ..container.entries import Kv, Tensor, encode_kv
-from ..container.reader import KEY_IQ3_A770_VERSION, KEY_VARIANT_VERSION, VARIANT_PREFIX, Gguf
-from ..container.tensor_types import IQ3_A770, IQ3_A770_CODEBOOK, IQ3_A770_VERSION
+from ..container.reader import KEY_VERSION, VARIANT_PREFIX, Gguf
+from ..container.tensor_types import (
+    IQ3_A770,
+    IQ3_A770_CODEBOOK,
+    IQ3_A770_VERSION,
+    KEY_IQ3_A770_CODEBOOK,
+    KEY_IQ3_A770_VERSION,
+)
 from ..errors import GgufError
 
 log = logging.getLogger("prune-dual")
 
 VARIANT_VERSION = 1
-KEY_VERSION = KEY_VARIANT_VERSION
 KEY_COUNT = VARIANT_PREFIX + "count"
 KEY_DEFAULT = VARIANT_PREFIX + "default"
 KEY_BUDGET_MB = VARIANT_PREFIX + "budget_mb"
 KEY_PROMOTE_ORDER = VARIANT_PREFIX + "promote_order"
 KEY_PROMOTE_TIE = VARIANT_PREFIX + "promote_tie"
 KEY_PROMOTE = VARIANT_PREFIX + "promote"
-KEY_IQ3_A770_CODEBOOK = "iq3_a770.codebook"
 
 
 def check_iq3_a770(gguf: Gguf) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from ..container.entries import Kv, Tensor, encode_kv
 from ..container.layout import Layout, lay_out
 from ..container.reader import VARIANT_PREFIX
-from ..container.tensor_types import FILE_TYPES, IQ3_A770
+from ..container.tensor_types import FILE_TYPES, IQ3_A770, KEY_IQ3_A770_CODEBOOK, KEY_IQ3_A770_VERSION
 from ..container.writing import write_gguf
 from ..errors import MIB
 from ..progress import Progress
-from .groups import KEY_IQ3_A770_CODEBOOK, KEY_IQ3_A770_VERSION, Twin, iq3_a770_kv
+from .groups import Twin, iq3_a770_kv
 from .selection import Selection
 
 KEY_FILE_TYPE = "general.file_type"
