@@ -140,9 +140,13 @@ def early_twin(path: Path) -> Path:
     """A twin as the first ones were published: type 42, file type 28, and no key that tells a version."""
     name = expert(0, "up")
     low = Early(name, (256, 4), data=noise(name, 4 * 102))
+    return write(path, early_keys([name]), [low, filled(f"{name}.v1", (256, 4), Q4_K)])
+
+
+def early_keys(order: Sequence[str]) -> list[Key]:
+    """The keys of the twins that were published first."""
     none = {"version": None, "budget": ("general.tensor_variant.budget_mb", "u32", 0)}
-    keys = [*twin_keys([name], instead=none), ("general.file_type", "u32", 28)]
-    return write(path, keys, [low, filled(f"{name}.v1", (256, 4), Q4_K)])
+    return [*twin_keys(order, instead=none), ("general.file_type", "u32", 28)]
 
 
 def expert(layer: int, kind: str) -> str:
@@ -184,15 +188,10 @@ def small_twin(path: Path, low: int = Q3_K, high: int = Q8_0, groups: int = 4, *
     return write(path, twin_keys(names, **keys) + extra + (IQ3_KEYS if IQ3_A770 in (low, high) else []), tensors)
 
 
-def early_keys(order: Sequence[str]) -> list[Key]:
-    """The keys of a twin of the early release: no version, none of the type, and the file type that went with it."""
-    return [*twin_keys(order, instead={"version": None}), ("general.file_type", "u32", 28)]
-
-
-def published_twin(path: Path, gate_up: int = IQ3_A770) -> Path:
+def published_twin(path: Path, gate_up: int | type[Raw] = IQ3_A770) -> Path:
     """The head of the published 120-group twin, its data a hole: variant 0 is 15.000 GiB in all.
 
-    With gate and up of the type LEGACY_IQ3 it is the file of the early release.
+    With gate and up of the kind Early it is as it was published.
     """
     order = [expert(layer, kind) for kind in ("gate", "up") for layer in range(40)]
     low = dict.fromkeys(order, gate_up)
@@ -203,11 +202,13 @@ def published_twin(path: Path, gate_up: int = IQ3_A770) -> Path:
     def shape(name: str) -> tuple[int, int, int]:
         return (512, 2048, 256) if name in down else (2048, 512, 256)
 
-    experts = [Raw(name, shape(name), kind) for name, kind in low.items()]
+    experts = [
+        Early(name, shape(name)) if kind is Early else Raw(name, shape(name), kind) for name, kind in low.items()
+    ]
     rest = 15 * 2**30 - sum(tensor.nbytes for tensor in experts)
     tensors = [Raw("rest.weight", (rest // 4,), F32), *experts]
     tensors += [Raw(f"{name}.v1", shape(name), Q4_K) for name in low]
-    return write(path, early_keys(order) if gate_up == LEGACY_IQ3 else twin_keys(order) + IQ3_KEYS, tensors)
+    return write(path, early_keys(order) if gate_up is Early else twin_keys(order) + IQ3_KEYS, tensors)
 
 
 # Twins that break the format. Each builder takes the path; the words are what a message must name besides the file.

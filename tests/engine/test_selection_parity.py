@@ -13,12 +13,12 @@ from gguf_files import (
     F32,
     IQ3_A770,
     IQ3_KEYS,
-    LEGACY_IQ3,
     Q3_K,
     Q4_K,
     Q5_K,
     Q6_K,
     Q8_0,
+    Early,
     Raw,
     expert,
     published_twin,
@@ -121,7 +121,7 @@ def test_random_twins_with_iq3_a770_are_resolved_alike(variant_info, tmp_path):
     assert compare(variant_info, tmp_path, [IQ3_A770, Q3_K, Q4_K], 40) > 40
 
 
-@pytest.mark.parametrize("gate_up", [Q3_K, IQ3_A770, LEGACY_IQ3])
+@pytest.mark.parametrize("gate_up", [Q3_K, IQ3_A770, Early])
 def test_the_published_twin(variant_info, tmp_path, gate_up):
     path = published_twin(tmp_path / "twin.gguf", gate_up)
     twin = Twin.read(path)

@@ -13,7 +13,6 @@ from gguf_files import (
     F32,
     IQ3_A770,
     IQ3_KEYS,
-    LEGACY_IQ3,
     PLAIN,
     Q2_0,
     Q4_K,
@@ -191,10 +190,12 @@ def test_a_twin_of_the_first_ones_is_read(run, tmp_path):
         twin_keys([expert(0, "up")], instead={"version": None}) + IQ3_KEYS,
     ],
 )
-def test_id_42_is_q2_0_in_other_twins(run, tmp_path, keys):
+@pytest.mark.parametrize("told", [False, True])
+def test_id_42_is_q2_0_in_other_twins(run, tmp_path, keys, told):
     name = expert(0, "up")
-    tensors = [filled(name, (256, 4), Q2_0), filled(f"{name}.v1", (256, 4), Q4_K)]
-    assert read_by_the_engine(run, write(tmp_path / "twin.gguf", keys, tensors))["variant0_bytes"] == 16 * 18
+    path = write(tmp_path / "twin.gguf", keys, [filled(name, (256, 4), Q2_0), filled(f"{name}.v1", (256, 4), Q4_K)])
+    assert read_by_the_engine(run, path, legacy=told)["variant0_bytes"] == 16 * 18
+    assert Twin.read(path, legacy_type_42=told).gguf.tensors[0].type == Q2_0
 
 
 def test_id_42_is_q2_0_in_plain_files_unless_told(run, tmp_path):
@@ -205,6 +206,12 @@ def test_id_42_is_q2_0_in_plain_files_unless_told(run, tmp_path):
     error = read_by_the_engine(run, path, code=1)["error"]
     assert "tensor 'b.weight' has offset" in error  # Q2_0 is smaller
     assert read_by_the_engine(run, path, legacy=True)["selected_bytes"] == 4 * 102 + 4 * 256
+
+
+def test_dimensions_of_0(run, tmp_path):
+    path = write(tmp_path / "empty.gguf", PLAIN, [Raw("a.weight", (256, 0), F32), Raw("b.weight", (256,), F32)])
+    assert read_by_the_engine(run, path)["selected_bytes"] == 4 * 256
+    assert [tensor.nbytes for tensor in Gguf.read(path).tensors] == [0, 4 * 256]
 
 
 @pytest.mark.parametrize("build", [early_twin, early_plain])

@@ -100,7 +100,8 @@ class Gguf:
         Parameters
         ----------
         legacy_type_42
-            take tensor type 42 for IQ3_A770; the twins that were published so need no telling.
+            take tensor type 42 for IQ3_A770; the twins that were published so need no telling, and in files that say
+            a version 42 is Q2_0 all the same.
 
         Raises
         ------
@@ -144,7 +145,9 @@ class Gguf:
         infos = _unique(cursor, "tensor", (_read_info(cursor) for _ in range(n_tensors)))
         alignment = _alignment(cursor, kv)
         data_start = padded(cursor.at, alignment)
-        accepts_legacy = legacy_type_42 or _from_before_versions(kv)
+        variants = any(key.startswith(VARIANT_PREFIX) for key in kv)
+        early = kv.keys().isdisjoint((KEY_VERSION, KEY_IQ3_A770_VERSION))
+        accepts_legacy = early and (variants or legacy_type_42)
         legacy, expected, hint = False, 0, ""
         tensors: list[Tensor] = []
         for info in infos.values():
@@ -169,13 +172,6 @@ class Gguf:
             raise GgufError(f"{self.path}: key {key!r} is not UTF-8") from None
         except GgufError as error:
             raise GgufError(f"{self.path}: {error}") from None
-
-
-def _from_before_versions(kv: dict[str, Kv]) -> bool:
-    """Whether a file is one of the twins in which type 42 is IQ3_A770: they say nothing of versions."""
-    return any(key.startswith(VARIANT_PREFIX) for key in kv) and kv.keys().isdisjoint(
-        (KEY_VERSION, KEY_IQ3_A770_VERSION)
-    )
 
 
 def _unique(cursor: _Cursor, what: str, entries: Iterable[Any]) -> dict[str, Any]:
