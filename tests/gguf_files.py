@@ -90,7 +90,7 @@ def write(
         places.append(at)
         offset = at if tensor.offset is None else tensor.offset
         shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-        head += string(tensor.name) + shape + struct.pack("<IQ", IDS.get(tensor.type, tensor.type), offset)
+        head += string(tensor.name) + shape + struct.pack("<IQ", tensor.type, offset)
         if tensor.nbytes < 1 << 50:  # else no file can hold it
             at += -(-tensor.nbytes // alignment) * alignment
     start = -(-len(head) // alignment) * alignment

@@ -25,7 +25,7 @@ from gguf_files import (
     twin_keys,
     write,
 )
-from prune_dual import IQ3_A770_CODEBOOK, Gguf
+from prune_dual import IQ3_A770_CODEBOOK, Gguf, Twin
 
 pytestmark = pytest.mark.engine
 
