@@ -24,10 +24,15 @@ class Run:
     operations: tuple[str, ...] = (*OPERATIONS, "MOE_FFN")
 
 
-# with all that the patches add, on the layouts for Intel's cards; without fused experts; with nothing of it
+# with all that the patches add, on the layouts for Intel's cards; without fused experts; with llama.cpp's own path for
+# reordered experts of K-quants; with nothing of it
 RUNS = {
     "reordered, fused": Run({"GGML_SYCL_FORCE_REORDER": "1"}),
     "reordered": Run({"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_FUSE": "0"}, ("MOE_FFN",)),
+    "llama.cpp's own": Run(
+        {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},
+        ("MUL_MAT_ID", "MOE_FFN"),
+    ),
     "off": Run({"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"}),
 }
 STATS = {"GGML_SYCL_STATS": "1"}

@@ -1,6 +1,7 @@
 """The SYCL backend computes what the CPU backend does, for the types that the patches touch."""
 
 import json
+import re
 
 import pytest
 
@@ -38,4 +39,29 @@ def test_kernels_of_the_new_type_ran(report, name, kernel):
 def test_settings_switch_kernels_off(report):
     kernels = {name: {call.split()[0] for call in run["calls"]} for name, run in report.items()}
     assert "moe_gate_up_swiglu" not in kernels["reordered"]
-    assert not any(kernel.startswith("moe_") for kernel in kernels["off"])
+    for name in ("llama.cpp's own", "off"):
+        assert not any(kernel.startswith("moe_") for kernel in kernels[name])
+
+
+@pytest.mark.parametrize("kind", ["q4_K", "q5_K", "q6_K"])
+def test_reordered_experts_of_k_quants_have_two_paths(report, kind):
+    # ours goes first where it is on: both read the same layout
+    ours, theirs = f"moe_mul_mat_vec {kind}", f"mul_mat_vec_q_id_reorder {kind}"
+    assert report["reordered"]["calls"][ours] > 0
+    assert theirs not in report["reordered"]["calls"]
+    assert report["llama.cpp's own"]["calls"][theirs] > 0
+
+
+def test_lists_of_reordered_types(root):
+    """No device here runs the ESIMD kernels, so that the type is not among theirs is read off the source."""
+    source = (root / "resources/engine/source/ggml/src/ggml-sycl/ggml-sycl.cpp").read_text()
+
+    def types(function: str) -> set[str]:
+        body = re.search(rf"bool {function}\(.*?^}}", source, re.DOTALL | re.MULTILINE)
+        return set(re.findall(r"case GGML_TYPE_(\w+):", body[0]))
+
+    for own in ("ggml_sycl_supports_reorder_mmvq", "ggml_sycl_supports_reorder_mul_mat_sycl"):
+        assert {"IQ3_A770", "Q3_K", "Q4_K"} <= types(own)
+    for other in ("ggml_sycl_supports_reorder_esimd", "ggml_sycl_supports_reorder_dmmv", "ggml_sycl_supports_dmmv"):
+        assert {"Q3_K", "Q4_K"} <= types(other)
+        assert "IQ3_A770" not in types(other)
