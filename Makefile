@@ -10,13 +10,14 @@ CORES ?= $(shell nproc)
 TORCH_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+VALIDATOR_VENV := .venv-validator
 SYCL_VENV := .venv-sycl
 SYCL_BIN := $(SYCL_VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 # cmake and ninja come from the Python environment
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup nano screenshots test setup-sycl test-sycl test-slurm lint lock clean
+.PHONY: help setup nano screenshots test setup-validator setup-sycl test-sycl test-slurm lint lock clean
 
 help:
 	@echo "make nano         set up and run everything on the small model, into results/nex-n2-nano"
@@ -27,7 +28,7 @@ help:
 	@echo "make setup        only the Python environment, in $(VENV)"
 	@echo "make lint         formatting and static checks"
 	@echo "make lock         resolve envs/*.in and toolchain/sycl into the lock files and envs/*.yaml (needs uv)"
-	@echo "make clean        remove results, resources, logs and benchmarks, not $(VENV) and $(SYCL_VENV)"
+	@echo "make clean        remove results, resources, logs and benchmarks, not the environments"
 
 setup: $(VENV)/.pipeline
 
@@ -62,16 +63,24 @@ nano: setup
 NANO_RESULTS := results/nex-n2-nano
 screenshots: $(VENV)/.dev nano
 	$(BIN)/snakemake --configfile config/nano.yaml --report $(NANO_RESULTS)/report.html
-	$(BIN)/python scripts/screenshots.py $(NANO_RESULTS)
+	dev/run screenshots $(NANO_RESULTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile rules
-	git ls-files '*.sh' .ci/run | xargs $(BIN)/shellcheck
+	git ls-files '*.sh' .ci/run dev/run | xargs $(BIN)/shellcheck
+
+# apart from the pipeline, with which it shares no versions
+setup-validator: $(VALIDATOR_VENV)/.ready
+
+$(VALIDATOR_VENV)/.ready: envs/validator.lock | host
+	test -x $(VALIDATOR_VENV)/bin/python || $(PYTHON) -m venv $(VALIDATOR_VENV)
+	$(VALIDATOR_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/validator.lock
+	touch $@
 
 # the nano run comes first, where it shows its progress; the tests look at what it made
-test: lint nano
+test: lint nano setup-validator
 	$(BIN)/pytest
 
 .PHONY: clang
@@ -101,8 +110,9 @@ lock:
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/pipeline.in -o envs/pipeline.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/dev.in -o envs/dev.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/cluster.in -o envs/cluster.lock
+	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/validator.in -o envs/validator.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package intel-openmp toolchain/sycl/requirements.in -o toolchain/sycl/requirements.lock
-	$(BIN)/python scripts/write_generated.py
+	dev/run write_generated
 
 clean:
 	rm -rf resources logs benchmarks results/*/

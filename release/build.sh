@@ -224,8 +224,14 @@ fi
 
 rm -f "$out/built"
 # without the ceiling, a repository around this folder would make git skip every file silently
-(cd "$tree" && GIT_CEILING_DIRECTORIES=$work git apply --whitespace=nowarn "$patch") ||
-    fail "the patch does not apply to $tree"
+apply() {
+    (cd "$tree" && GIT_CEILING_DIRECTORIES=$work git apply --whitespace=nowarn "$@" "$patch")
+}
+if apply --reverse --check 2>/dev/null; then
+    printf 'The patch is already applied to %s\n' "$tree"
+else
+    apply || fail "the patch does not apply to $tree"
+fi
 
 generator=("Unix Makefiles")
 ! command -v ninja >/dev/null || generator=(Ninja)

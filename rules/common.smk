@@ -9,6 +9,7 @@ from scripts.phase_twin.clock import refuse_future
 from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
 from scripts.phase_twin.errors import UserError
 from scripts.phase_twin.run_lock import clear_stale_locks, hold_run_lock
+from scripts.phase_twin.series import read_series
 from scripts.phase_twin.sources import load_sources
 
 # also a param of what a cache between workflows may keep: it must not outlive a change of ours
@@ -22,6 +23,7 @@ SOURCES_FILE = "config/sources.yaml"
 try:
     CFG = load_config(config)
     SOURCES = load_sources(SOURCES_FILE)
+    SERIES = read_series(Path("patches"))
 except UserError as error:
     raise WorkflowError(str(error))
 

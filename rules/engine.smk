@@ -3,7 +3,7 @@
 # programs that are measured where engine.backend is sycl, and the report of the new type by instruction set.
 from scripts.phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
 
-PATCHES = [f"patches/{name}" for name in Path("patches/series").read_text().split()]
+PATCHES = [f"patches/{patch.name}.patch" for patch in SERIES.patches]
 ENGINE_TREE = resources("engine/source")
 
 

@@ -24,6 +24,7 @@ rule write_crate:
         title=CFG.model.title,
         license=CFG.model.license,
         version=VERSION,
+        engine=SOURCES.engine.git,
         config=CFG.model_dump(),
     message:
         "Export the provenance of the run"

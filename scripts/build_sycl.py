@@ -21,7 +21,7 @@ log = logging.getLogger("phase_twin")
 SYCL = (
     "-DGGML_SYCL=ON",
     "-DGGML_SYCL_DNN=OFF",
-    "-DGGML_SYCL_SUPPORT_LEVEL_ZERO=OFF",
+    "-DGGML_SYCL_SUPPORT_LEVEL_ZERO_API=OFF",
     "-DGGML_SYCL_GRAPH=OFF",
     "-DGGML_SYCL_FA=OFF",
     # one of the tests asks it

@@ -1,11 +1,14 @@
 """Convert the HF checkpoint to a BF16 GGUF with layer counts that its tensors prove, and its vision tower to F16."""
 
+import json
 import logging
 import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from phase_twin.errors import UserError
 from phase_twin.files import atomic_output, write_digest
@@ -25,6 +28,21 @@ def converter_command(tree: Path, pre: str | None, checkpoint: Path, out: Path, 
 def converter_environment(tree: Path) -> dict[str, str]:
     """Variables the converter needs: its own modules, and one thread (more only fight over the cores)."""
     return {"PYTHONPATH": os.pathsep.join([str(tree), str(tree / "gguf-py")]), "OMP_NUM_THREADS": "1"}
+
+
+def nextn_options(checkpoint: Path) -> tuple[str, ...]:
+    """Return the converter's option for a checkpoint that declares an MTP head whose weights are absent.
+
+    The converter believes the declaration: counts and lists by block would be those of one block too many.
+    """
+    config = json.loads((checkpoint / "config.json").read_text())
+    if not config.get("text_config", config).get("mtp_num_hidden_layers"):
+        return ()
+    for path in checkpoint.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            if any(re.match(r"(model\.)?mtp\.", name) for name in file.keys()):  # noqa: SIM118, it has no iterator
+                return ()
+    return ("--no-nextn",)
 
 
 def count_blocks(tensor_names: list[str]) -> tuple[int, int]:
@@ -49,17 +67,26 @@ def count_blocks(tensor_names: list[str]) -> tuple[int, int]:
 def mend_block_count(path: Path) -> list[str]:
     """Make block_count and nextn_predict_layers agree with the tensor list, in place.
 
-    A checkpoint may declare an MTP head whose weights are absent; the converter believes the declaration,
-    and llama-quantize accepts the file, but it does not load.
+    llama-quantize accepts a file in which they do not, but it does not load.
 
     Returns
     -------
     list of str
         what was changed, for the log; empty (and the file untouched) if nothing had to be.
+
+    Raises
+    ------
+    UserError
+        if something else of the file cannot be right with the blocks that are there.
     """
     model = Gguf.read(path)
     arch = model.kv["general.architecture"].value
     blocks, nextn = count_blocks([tensor.name for tensor in model.tensors])
+    recurrent = model.kv.get(f"{arch}.attention.recurrent_layers")
+    if recurrent is not None and len(recurrent.value) != blocks:
+        raise UserError(
+            f"{path}: {recurrent.name} has {len(recurrent.value)} entries, the tensors have {blocks} blocks"
+        )
     changes = []
     with path.open("r+b") as file:
         for key, proven in ((f"{arch}.block_count", blocks), (f"{arch}.nextn_predict_layers", nextn)):
@@ -84,7 +111,7 @@ def main(snakemake: Any) -> None:
     environment = converter_environment(tree)
     pre = snakemake.params.tokenizer_pre
     with atomic_output(snakemake.output.model) as partial:
-        options = ("--outtype", "bf16", "--model-name", snakemake.params.title)
+        options = ("--outtype", "bf16", "--model-name", snakemake.params.title, *nextn_options(checkpoint))
         command = converter_command(tree, pre, checkpoint, partial, *options)
         run_tool(command, snakemake.log.tool, env=environment, progress=r"Writing: +(?P<done>\d+)%", total=100)
         for change in mend_block_count(partial):

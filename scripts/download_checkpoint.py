@@ -41,17 +41,8 @@ from phase_twin.fetch import (
     quiet_http,
 )
 from phase_twin.rule import run_rule
-from phase_twin.sources import (
-    Checkpoint,
-    LockedCheckpoint,
-    LockedFile,
-    find_source,
-    held_checkpoint,
-    hub_endpoint,
-    load_sources,
-    lock_checkpoint,
-    remedy,
-)
+from phase_twin.sources import Checkpoint, find_source, hub_endpoint, load_sources
+from phase_twin.sources_lock import LockedCheckpoint, LockedFile, held_checkpoint, lock_checkpoint, remedy
 
 log = logging.getLogger("phase_twin")
 

@@ -15,16 +15,8 @@ from phase_twin.errors import UserError
 from phase_twin.fetch import Pin, Progress, WrongContent, fetch, new_client, shown
 from phase_twin.files import atomic_output
 from phase_twin.rule import run_rule
-from phase_twin.sources import (
-    LockedText,
-    Text,
-    at_endpoint,
-    find_source,
-    held_text,
-    load_sources,
-    lock_text,
-    remedy,
-)
+from phase_twin.sources import Text, at_endpoint, find_source, load_sources
+from phase_twin.sources_lock import LockedText, held_text, lock_text, remedy
 
 log = logging.getLogger("phase_twin")
 

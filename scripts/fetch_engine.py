@@ -7,10 +7,7 @@ so that a changed patch recompiles only what it touches.
 import hashlib
 import json
 import logging
-import os
-import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -18,9 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from phase_twin.apply_patches import apply_series
 from phase_twin.errors import UserError
 from phase_twin.files import git_blob_id, sha256_file, write_text
 from phase_twin.rule import run_rule, run_tool
+from phase_twin.series import base_files, read_patch
 from phase_twin.sources import Engine, load_sources
 
 log = logging.getLogger("phase_twin")
@@ -101,12 +100,6 @@ def fetch_base(source: Engine, method: str, cache: Path, tool_log: str) -> str:
     raise AssertionError(method)
 
 
-def patched_files(series: str) -> set[str]:
-    """Return the files of the base that a series changes; those it adds itself are not among them."""
-    changed = set(re.findall(r"^--- a/(\S+)", series, re.MULTILINE))
-    return changed - set(re.findall(r"^--- /dev/null\n\+\+\+ b/(\S+)", series, re.MULTILINE))
-
-
 def verify_blobs(tree: Path, blobs: dict[str, str], touched: Iterable[str]) -> None:
     """Check that every file the series touches is the pinned base's, by git blob id.
 
@@ -124,27 +117,6 @@ def verify_blobs(tree: Path, blobs: dict[str, str], touched: Iterable[str]) -> N
         found = git_blob_id(tree / path)
         if found != expected:
             raise UserError(f"{path}: git blob id is {found}, pinned is {expected}; the fetched base is not ours")
-
-
-def apply_series(patches: list[Path], tree: Path) -> None:
-    """Apply the patches in order with plain `git apply`.
-
-    Raises
-    ------
-    UserError
-        naming the patch that does not apply, with git's words.
-    """
-    # the tree may lie inside another repository, whose prefix git would apply silently
-    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.resolve().parent)}
-    for patch in patches:
-        command = ["git", "apply", "--whitespace=nowarn", str(patch.resolve())]
-        done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise UserError(
-                f"{patch}: does not apply to the pinned base: {done.stderr.strip()}\n"
-                f"  to mend it: scripts/patches.py unpack, mend the commit, scripts/patches.py refresh"
-            )
-        log.info("applied %s", patch.name)
 
 
 def sync_tree(new: Path, old: Path) -> int:
@@ -169,11 +141,11 @@ def sync_tree(new: Path, old: Path) -> int:
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     source = load_sources(snakemake.input.sources).engine
-    patches = [Path(path) for path in snakemake.input.patches]
-    text = b"".join(patch.read_bytes() for patch in patches)
+    patches = [read_patch(Path(path)) for path in snakemake.input.patches]
+    text = b"".join(patch.content for patch in patches)
     cache, tree = Path(snakemake.params.base), Path(snakemake.params.tree)
     origin = fetch_base(source, snakemake.params.method, cache, snakemake.log.tool)
-    verify_blobs(cache, source.blobs, patched_files(text.decode()))
+    verify_blobs(cache, source.blobs, base_files(patches))
     # always the same name, so that nothing piles up after a kill
     fresh = tree.with_name(tree.name + ".partial")
     shutil.rmtree(fresh, ignore_errors=True)

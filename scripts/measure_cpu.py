@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from measure_speed import bench_command, parse_samples
+from phase_twin.active_weights import of_one_token
 from phase_twin.engine import ENVIRONMENT
 from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
@@ -29,7 +30,6 @@ from phase_twin.side_by_side import (
     unsettled,
 )
 from prune_dual import Gguf
-from scaling import of_one_token
 
 log = logging.getLogger("phase_twin")
 
@@ -56,7 +56,7 @@ class Bench:
     def bench(self, kind: str, n_prompt: int, n_gen: int, *flags: str) -> str:
         """Run llama-bench on mapped weights, as llama.cpp does by itself."""
         case = {"file": self.models[kind], "variant": None}
-        return self.run(*bench_command(self.programs.bench, case, n_prompt, n_gen, self.threads), "-mmp", "1", *flags)
+        return self.run(*bench_command(self.programs.bench, case, n_prompt, n_gen, self.threads), "-lm", "mmap", *flags)
 
     def buffers(self, kind: str) -> dict[str, float]:
         """MiB of weights per kind of buffer; brings the file into memory, too."""

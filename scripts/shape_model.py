@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType
 
 from prune_dual import BLOCK_SIZES, FILE_TYPES, IQ3_A770, Gguf, Kv, Span, Tensor, encode_kv, iq3_a770_kv, write_gguf
 
+LAYERS, VOCABULARY = 40, 248_320
 D_MODEL, D_FF, EXPERTS, EXPERTS_USED = 2048, 512, 256, 8
 HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM = 16, 2, 256, 64
 STATE, INNER, GROUPS, CONV = 128, 4096, 16, 4
@@ -112,7 +113,9 @@ def metadata(template: Gguf, layers: int, expert_type: int) -> list[Kv]:
     kept = [entry for name, entry in template.kv.items() if name not in ours and not name.startswith("iq3_a770.")]
     made = [encode_kv(name, "u32", value) for name, value in ours.items()]
     made += [encode_kv("qwen35moe.rope.dimension_sections", "[i32]", [11, 11, 10, 0])]
-    kept = [entry for entry in kept if entry.name != "qwen35moe.rope.dimension_sections"]
+    # without a list of the recurrent layers the engine goes by full_attention_interval
+    replaced = ("qwen35moe.rope.dimension_sections", "qwen35moe.attention.recurrent_layers")
+    kept = [entry for entry in kept if entry.name not in replaced]
     return kept + made + (iq3_a770_kv() if expert_type == IQ3_A770 else [])
 
 

@@ -25,8 +25,8 @@ from phase_twin.errors import UserError
 from phase_twin.fetch import quiet_http
 from phase_twin.files import git_blob_id, sha256_file, write_text
 from phase_twin.rule import Progress, run_rule
-from prune_dual.manifest import MANIFEST_NAME
-from prune_dual.verify import find_faults, read_manifest
+from prune_dual import MANIFEST_NAME
+from prune_dual.manifest.release import find_faults, read_manifest
 
 log = logging.getLogger("phase_twin")
 

@@ -5,11 +5,12 @@ are large or not made here, are named with their hash.
 
 snakemake.input: last (what is made last), engine (facts of the build), snakefile.
 snakemake.output: crate (ro-crate-metadata.json in the results folder), workflow (a copy of the Snakefile beside it).
-snakemake.params: title, license (an SPDX id), version (of the pipeline), config.
+snakemake.params: title, license (an SPDX id), version (of the pipeline), engine (address of its source), config.
 """
 
 import json
 import logging
+import mimetypes
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rocrate.model import ComputationalWorkflow, ContextEntity, CreativeWork, File, SoftwareApplication
+from rocrate.model import (
+    ComputationalWorkflow,
+    ComputerLanguage,
+    ContextEntity,
+    File,
+    SoftwareApplication,
+)
+from rocrate.model.computerlanguage import get_lang
 from rocrate.rocrate import ROCrate
 from snakemake.io import IOFile
 from snakemake.persistence.file import FilePersistence
@@ -31,7 +39,15 @@ from phase_twin.rule import Progress, run_rule
 log = logging.getLogger("phase_twin")
 
 SNAKEFILE = "Snakefile"
-PROFILES = ("process/0.5", "workflow/0.5")
+ROCRATE_VERSION = "1.1"  # what the profiles are built on
+WORKFLOW_PROFILE = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"
+PROFILES = {
+    "Process Run Crate": "https://w3id.org/ro/wfrun/process/0.5",
+    "Workflow Run Crate": "https://w3id.org/ro/wfrun/workflow/0.5",
+    "Workflow RO-Crate": WORKFLOW_PROFILE,
+}
+# terms of the run profiles that RO-Crate's own context lacks; inline, so that no second context is fetched
+TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("environment", "sha256")}
 
 
 @dataclass
@@ -92,65 +108,96 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
+def one_or_more(values: list[Any]) -> Any:
+    """A list as RO-Crate wants it: a single value stands alone."""
+    return values[0] if len(values) == 1 else values
+
+
+def encoding_format(path: str) -> str:
+    """Media type by the name; of Python's own table, for that of the machine differs between machines."""
+    return mimetypes.MimeTypes().guess_type(path)[0] or "application/octet-stream"
+
+
 class Crate:
     """Builds the crate of one results folder."""
 
     def __init__(self, folder: Path, title: str, license_id: str) -> None:
         self.folder = folder
-        self.crate = ROCrate()
+        self.crate = ROCrate(version=ROCRATE_VERSION)
+        self.crate.metadata.extra_terms = TERMS
+        self.crate.metadata.append_to("conformsTo", {"@id": WORKFLOW_PROFILE})
         self.crate.name = f"{title}: how it was made"
         self.crate.description = "Every job of the run that turned the checkpoint into a phase twin."
-        self.crate.license = f"https://spdx.org/licenses/{license_id}"
-        profiles = [f"https://w3id.org/ro/wfrun/{name}" for name in PROFILES]
+        self.crate.license = self.license(license_id)
         self.crate.root_dataset["conformsTo"] = [
-            self.crate.add(CreativeWork(self.crate, url, {"name": url, "version": url.rsplit("/", 1)[1]}))
-            for url in profiles
+            self.described(url, ["CreativeWork", "Profile"], name=name, version=url.rsplit("/", 1)[1])
+            for name, url in PROFILES.items()
         ]
 
-    def software(self, name: str, number: str, **more: Any) -> SoftwareApplication:
-        """A program and its version."""
-        properties = {"name": name, "softwareVersion": number, **more}
-        return self.crate.add(SoftwareApplication(self.crate, f"#{name}", properties))
+    def described(self, identifier: str, kind: str | list[str], **properties: Any) -> ContextEntity:
+        """Something that is no file of the crate; what has no value is left out."""
+        given = {name: value for name, value in properties.items() if value != []}
+        return self.crate.add(ContextEntity(self.crate, identifier, {"@type": kind, **given}))
 
-    def workflow(self, version_: str, snakemake: SoftwareApplication, parts: list[Any]) -> ComputationalWorkflow:
+    def license(self, spdx_id: str) -> ContextEntity:
+        """A licence of SPDX's list."""
+        return self.described(
+            f"https://spdx.org/licenses/{spdx_id}",
+            "CreativeWork",
+            name=spdx_id,
+            description=f"The licence that SPDX lists as {spdx_id}.",
+        )
+
+    def software(self, name: str, number: str, **more: Any) -> SoftwareApplication:
+        """A program and its version; `url`, if it has one, names it too."""
+        properties = {"name": name, "softwareVersion": number, **more}
+        return self.crate.add(SoftwareApplication(self.crate, more.get("url", f"#{name}"), properties))
+
+    def language(self) -> ComputerLanguage:
+        """What the workflow is written in."""
+        return self.crate.add(get_lang(self.crate, "snakemake", version=version("snakemake")))
+
+    def workflow(self, version_: str, language: ComputerLanguage, parts: list[Any]) -> ComputationalWorkflow:
         """The Snakefile as the main entity."""
         workflow = self.crate.add(
             ComputationalWorkflow(
                 self.crate,
                 dest_path=SNAKEFILE,
-                properties={"name": "Phase Twin", "version": version_, "hasPart": parts},
+                properties={
+                    "name": "Phase Twin",
+                    "version": version_,
+                    "encodingFormat": "text/plain",
+                    "hasPart": one_or_more(parts),
+                },
             )
         )
-        workflow["programmingLanguage"] = snakemake
+        workflow["programmingLanguage"] = language
         self.crate.mainEntity = workflow
         return workflow
 
     def file(self, path: str, known: Mapping[str, tuple[int, str]]) -> Any:
         """A file of the crate if it lies in the folder, else one that is named only."""
-        properties: dict[str, Any] = {"name": Path(path).name}
+        properties: dict[str, Any] = {"name": Path(path).name, "encodingFormat": encoding_format(path)}
         if path in known:
             properties |= {"contentSize": str(known[path][0]), "sha256": known[path][1]}
         if Path(path).is_relative_to(self.folder) and path in known:
             return self.crate.add(
                 File(self.crate, dest_path=str(Path(path).relative_to(self.folder)), properties=properties)
             )
-        return self.crate.add(ContextEntity(self.crate, f"#{path}", {"@type": "File", **properties}))
+        return self.described(f"#{path}", "File", **properties)
 
-    def action(self, name: str, instrument: Any, start: float, end: float, **more: Any) -> ContextEntity:
-        """Something that was done, from `start` to `end`."""
-        properties = {
-            "@type": "CreateAction", "name": name, "startTime": moment(start), "endTime": moment(end),
-        }  # fmt: skip
-        action = self.crate.add(ContextEntity(self.crate, f"#{name}", properties))
-        action["instrument"] = instrument
-        for key, value in more.items():
-            action[key] = value
-        return action
+    def action(
+        self, name: str, description: str, instrument: Any, start: float, end: float, **more: list[Any]
+    ) -> ContextEntity:
+        """Something that was done, from `start` to `end`; who had it done is not recorded."""
+        return self.described(
+            f"#{name}", "CreateAction", name=name, description=description, instrument=instrument,
+            startTime=moment(start), endTime=moment(end), **{key: one_or_more(value) for key, value in more.items()},
+        )  # fmt: skip
 
     def value(self, name: str, value: Any) -> ContextEntity:
         """A name and what it stands for."""
-        properties = {"@type": "PropertyValue", "name": name, "value": value}
-        return self.crate.add(ContextEntity(self.crate, f"#{name}", properties))
+        return self.described(f"#{name}", "PropertyValue", name=name, value=value)
 
     def json(self) -> str:
         """The metadata file's text."""
@@ -162,18 +209,18 @@ def describe(
 ) -> str:
     """Put the crate of `jobs` together; `known` has size and SHA-256 of their files."""
     crate = Crate(folder, params.title, params.license)
-    snakemake = crate.software("Snakemake", version("snakemake"))
-    python = crate.software("Python", platform.python_version())
+    python = crate.software("Python", platform.python_version(), url="https://www.python.org/")
     llama = crate.software(
         "llama.cpp",
         f"{engine['commit'][:9]}-{engine['patch_sha256'][:8]}",
+        url=f"{params.engine}/tree/{engine['commit']}",
         description=f"commit {engine['commit']} with the patches of SHA-256 {engine['patch_sha256']}, built by "
         f"{engine['compiler']} with {' '.join(engine['flags'])}",
     )
     rules = {name: crate.software(f"rule/{name}", params.version) for name in sorted({job.rule for job in jobs})}
     for rule in rules.values():
         rule["softwareRequirements"] = [python, llama]
-    workflow = crate.workflow(params.version, snakemake, list(rules.values()))
+    workflow = crate.workflow(params.version, crate.language(), list(rules.values()))
     files = {path: crate.file(path, known) for path in files_of(jobs)}
     machine = [crate.value(f"machine/{key}", json.dumps(value)) for key, value in describe_machine().items()]
     settings = [crate.value(f"config/{key}", json.dumps(value, sort_keys=True)) for key, value in params.config.items()]
@@ -181,6 +228,7 @@ def describe(
     mentions = [
         crate.action(
             "run",
+            f"The run of the workflow: {len(jobs)} jobs.",
             workflow,
             min(job.started for job in jobs),
             max(job.ended for job in jobs),
@@ -194,6 +242,7 @@ def describe(
         mentions.append(
             crate.action(
                 f"job-{number}-{job.rule}",
+                f"Job {number} of {len(jobs)}, of rule {job.rule}: made {', '.join(sorted(job.outputs))}.",
                 rules[job.rule],
                 job.started,
                 job.ended,

@@ -1,20 +1,20 @@
 """Record where a twin comes from: versions and hashes of everything that decides its bytes."""
 
 import json
-from pathlib import Path
 from typing import Any
 
+from phase_twin.engine import engine_identity
 from phase_twin.files import check_digest, sha256_file, write_text
 from phase_twin.rule import run_rule
 
 
-def collect(engine: dict[str, Any], hashes: dict[str, str], config_hash: str, version: str) -> dict[str, str]:
+def collect(engine: dict[str, str], hashes: dict[str, str], config_hash: str, version: str) -> dict[str, str]:
     """Return the provenance keys of the twin (without their phase_twin. prefix).
 
     Parameters
     ----------
     engine
-        the build's facts (commit, patch_sha256).
+        commit and patch_sha256, see `engine_identity`.
     hashes
         name -> SHA-256 of each input that is recorded.
     """
@@ -35,8 +35,7 @@ def main(snakemake: Any) -> None:
         "imatrix": check_digest(given.imatrix, given.imatrix_digest),
         "calibration": sha256_file(given.calibration),
     }
-    engine = json.loads(Path(given.engine).read_text())
-    facts = collect(engine, hashes, snakemake.params.config_hash, snakemake.params.version)
+    facts = collect(engine_identity(given.engine), hashes, snakemake.params.config_hash, snakemake.params.version)
     write_text(snakemake.output.facts, json.dumps(facts, indent=2) + "\n")
 
 

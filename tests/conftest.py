@@ -1,5 +1,6 @@
 """Fixtures: the project's folder and others like it, the built engine, the results of the nano run."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -65,6 +66,20 @@ def nano(root: Path, snakemake) -> Path:
     done = snakemake("--configfile", NANO_CONFIG, "--rerun-incomplete")
     assert done.returncode == 0, done.stdout
     return root / "results/nex-n2-nano"
+
+
+@pytest.fixture(scope="session")
+def validate_crate(root: Path) -> Callable[[Path], dict[str, list[dict[str, str]]]]:
+    """Issues of the RO-Crate in a folder, by the profiles it names."""
+    subprocess.run(["make", "--silent", "setup-validator"], cwd=root, check=True)
+
+    def run(folder: Path) -> dict[str, list[dict[str, str]]]:
+        command = [root / ".venv-validator/bin/python", root / "tests/validate_crate.py", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stderr
+        return json.loads(done.stdout)
+
+    return run
 
 
 @pytest.fixture(scope="session")

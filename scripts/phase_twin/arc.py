@@ -7,15 +7,22 @@ from typing import Any
 from .errors import UserError
 
 DEVICE = "SYCL0"
-# the operations whose kernels the patches add or change, and the types of the experts
+# the operations whose kernels the patches add or change; the types of the experts, and those with ESIMD kernels
 OPERATIONS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS", "MOE_FFN")
-TYPES = ("iq3_a770", "q4_K", "q5_K", "q6_K")
+TYPES = ("iq3_a770", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 TYPE_FILTER = f"type(_a|_gate_up)?=({'|'.join(TYPES)}),"
 # every switch is given a value, so that what the user's shell sets does not matter
+LIVE = {
+    "GGML_SYCL_ENABLE_OPT": "1",
+    "GGML_SYCL_ENABLE_ESIMD": "1",
+    "GGML_SYCL_MOE_REORDER": "1",
+    "GGML_SYCL_MOE_FUSE": "1",
+}
 MODES = {
-    "live": {"GGML_SYCL_DISABLE_OPT": "0", "GGML_SYCL_MOE_REORDER": "1", "GGML_SYCL_MOE_FUSE": "1"},
-    "unfused": {"GGML_SYCL_DISABLE_OPT": "0", "GGML_SYCL_MOE_REORDER": "1", "GGML_SYCL_MOE_FUSE": "0"},
-    "dormant": {"GGML_SYCL_DISABLE_OPT": "0", "GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},
+    "live": LIVE,
+    "unfused": LIVE | {"GGML_SYCL_MOE_FUSE": "0"},
+    "dormant": LIVE | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},
+    "without ESIMD": LIVE | {"GGML_SYCL_ENABLE_ESIMD": "0"},
 }
 # batches as prompts have them, and one token at a time, which is what the kernels for experts are for
 PATHS = {"prompt": ("-b", "2048", "-ub", "512"), "decode": ("-b", "1", "-ub", "1")}

@@ -1,5 +1,9 @@
 """Facts about the engine's programs that several rule scripts need."""
 
+import json
+import os
+from pathlib import Path
+
 # which base and patches it is made of
 SOURCE_MANIFEST = "resources/engine/source.json"
 
@@ -17,6 +21,7 @@ PROGRAMS = (
 TESTS = (
     "test-quantize-fns",
     "test-backend-ops",
+    "test-gguf",
     "test-tensor-variant",
     "test-iq3-a770",
     "test-iq3-a770-feedback",
@@ -34,6 +39,12 @@ ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}
 # one setting for every run whose results are compared
 N_BATCH = 2048
 BATCH = ("-b", str(N_BATCH), "-ub", "512")
+
+
+def engine_identity(facts: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the base's commit and the patches' SHA-256, from the JSON of a source tree or of a build."""
+    told = json.loads(Path(facts).read_text(encoding="utf-8"))
+    return {key: told[key] for key in ("commit", "patch_sha256")}
 
 
 def override(key: str, value: int | str) -> list[str]:

@@ -1,14 +1,14 @@
 """Files that appear under their final name only when complete."""
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+
+from prune_dual.files import lock_output
 
 from .errors import UserError
 
@@ -52,7 +52,8 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "ab") as held:
-            _lock(held, final)
+            if not lock_output(held):
+                raise UserError(f"{final}: another process is writing it; wait for it, or end it")
             held.truncate(0)
             try:
                 yield partial
@@ -69,15 +70,6 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise
     except OSError as error:
         raise as_user_error(error, final) or error from error
-
-
-def _lock(held: BinaryIO, final: Path) -> None:
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{final}: another process is writing it; wait for it, or end it") from None
-    except OSError:
-        pass  # a file system without locks
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

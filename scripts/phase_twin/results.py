@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .engine import SOURCE_MANIFEST
+from .engine import SOURCE_MANIFEST, engine_identity
 from .errors import UserError
 from .files import DIGEST, recorded_digest, sha256_file, write_text
 from .machine import describe_machine
@@ -27,11 +27,10 @@ def hash_inputs(paths: Iterable[str]) -> dict[str, str]:
 
 def made_by(snakemake: Any) -> dict[str, Any]:
     """Return versions, hashes and the machine of the job that `snakemake` stands for."""
-    engine = json.loads(Path(SOURCE_MANIFEST).read_text(encoding="utf-8"))
     settings = json.dumps(snakemake.config, sort_keys=True)
     return {
         "pipeline": VERSION,
-        "engine": {key: engine[key] for key in ("commit", "patch_sha256")},
+        "engine": engine_identity(SOURCE_MANIFEST),
         "config_sha256": hashlib.sha256(settings.encode()).hexdigest(),
         "inputs": hash_inputs(snakemake.input),
         "tools": {"python": platform.python_version(), **{name: version(name) for name in TOOLS}},

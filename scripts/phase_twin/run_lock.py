@@ -48,6 +48,7 @@ def hold_run_lock(folder: Path) -> None:
 
 
 def _try_lock(path: Path) -> BinaryIO | None:
+    # unlike the lock of an output, a file system without locks is no success: nothing would tell a stale lock
     path.parent.mkdir(exist_ok=True)
     file = open(path, "ab")  # noqa: SIM115
     try:

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from prune_dual.verify import check_signature
+from prune_dual.manifest.signature import check_signature
 
 from .config import Signing
 from .errors import UserError

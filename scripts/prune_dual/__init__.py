@@ -5,28 +5,24 @@ larger variant 1. This package reads the container, holds the selection rule (th
 variants that were selected as an ordinary GGUF without variant keys. The input is never changed.
 
 It stands alone: it needs Python >= 3.11 and the stock `gguf` package, and nothing of the pipeline, which uses it too. A
-release carries it as one file, prune-dual.py.
+release carries it as one file, prune-dual.py. Each part imports only from those that stand before it:
+
+    errors     what every part raises, and how it speaks of bytes
+    files      outputs that get their name when complete, one writer at a time
+    progress   how far it is
+    container  GGUF: reader, writer, tensor types, hashes
+    twin       groups of variants, THE selection rule, the plain file of a selection
+    memory     what a card holds: the account, cards and their sizes
+    manifest   SHA-256 of a release's files and tensors, who signed them
+    transport  a twin on this machine or behind an address
+    cli        the command line
 """
 
-from .cards import RESERVE_GIB, Account, Plan, plan, tensor_split
-from .container import (
-    CHUNK,
-    MAX_ELEMENTS,
-    VARIANT_PREFIX,
-    Gguf,
-    Kv,
-    Span,
-    Tensor,
-    encode_kv,
-)
-from .devices import Card, card_sizes, detect
-from .errors import GIB, MIB, GgufError, amount
-from .hashing import sha256_span
-from .manifest import MANIFEST_NAME, FileHash, Manifest, hash_gguf, verify_copy
-from .memory import CACHE_TYPES, Memory, Model, Settings, Weights
-from .plain import PROVENANCE_PREFIX, prune
-from .selection import Selection, parse_ranks, select
-from .tensor_types import (
+from .container.entries import Kv, Span, Tensor, encode_kv
+from .container.hashing import sha256_span
+from .container.layout import Layout, lay_out
+from .container.reader import MAX_ELEMENTS, VARIANT_PREFIX, Gguf
+from .container.tensor_types import (
     BLOCK_SIZES,
     FILE_TYPES,
     IQ3_A770,
@@ -36,7 +32,15 @@ from .tensor_types import (
     IQ3_A770_LEGACY,
     tensor_nbytes,
 )
-from .twin import (
+from .container.writing import write_gguf
+from .errors import GIB, MIB, GgufError, amount
+from .files import CHUNK
+from .manifest.content import MANIFEST_NAME, FileHash, Manifest
+from .manifest.tensors import hash_gguf, verify_copy
+from .memory.account import CACHE_TYPES, Memory, Model, Settings, Weights
+from .memory.cards import RESERVE_GIB, Account, Plan, plan, tensor_split
+from .memory.devices import Card, card_sizes, detect
+from .twin.groups import (
     KEY_BUDGET_MB,
     KEY_COUNT,
     KEY_DEFAULT,
@@ -52,4 +56,5 @@ from .twin import (
     split_variant,
     variant_name,
 )
-from .writing import Layout, lay_out, write_gguf
+from .twin.plain import PROVENANCE_PREFIX, prune
+from .twin.selection import Selection, parse_ranks, select

@@ -1,6 +1,6 @@
 """Whatever the file, both readers end with an answer or with one line: our tools and the engine's loader.
 
-The corpus and a bounded number of seeded mutations of it. scripts/fuzz.py runs longer, under sanitizers.
+The corpus and a bounded number of seeded mutations of it. `dev/run fuzz` runs longer, under sanitizers.
 """
 
 import json

@@ -237,6 +237,7 @@ def test_a_good_card(card, tmp_path):
     assert "1.6.33578+10" in parts["backend"]["lines"][0]
     assert parts["MOE_FFN, unfused"]["passed"] == 7
     assert len([name for name in parts if name.endswith((", live", ", unfused", ", dormant"))]) == 12 + 4
+    assert parts["MUL_MAT, without ESIMD"]["passed"] == 7
     assert [row["ratio"] for row in report["ratios"]] == [1.0, 2.0, 1.0, 2.0]
     assert parts["kernels, phase 1, live"]["kernels"]["moe_gate_up_swiglu"] == {"iq3_a770": 72}
     assert parts["card against CPU, phase 1, decode"]["kld_mean"] == 0.000728

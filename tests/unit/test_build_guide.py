@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[2]
 HOLE = "…"  # what differs, in a message or its quotation
 # says only where, what is wrong follows
 WRAPPERS = {f"{HOLE}: tensor {HOLE}: {HOLE}"}
-# of the patches, those whose messages a user's load can meet
-LOADER = ("0002", "0008", "0017", "0018")
+# of the files that patches change, those whose messages a user's load can meet
+LOADER = ("ggml/src/gguf.cpp", "src/llama-model-loader.cpp", "src/llama-tensor-variant.cpp")
 
 
 def shell_messages(text: str, pattern: str) -> list[str]:
@@ -39,7 +39,7 @@ def sources() -> tuple[list[str], list[str]]:
         text = path.read_text()
         errors += shell_messages(text, r"\bfail")
         texts += shell_messages(text, r"(?:note|printf|missing\+=\()")
-    for path in [ROOT / "scripts/prune-dual.py", *(ROOT / "scripts/prune_dual").glob("*.py")]:
+    for path in [ROOT / "scripts/prune-dual.py", *(ROOT / "scripts/prune_dual").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             texts.append(python_text(node))
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
@@ -48,10 +48,11 @@ def sources() -> tuple[list[str], list[str]]:
                 "exit",
             ):
                 errors += [python_text(argument) for argument in node.args]
-    for name in LOADER:
-        (path,) = (ROOT / "patches").glob(f"{name}-*")
-        texts += c_messages(path.read_text(), "LOG_WARN|LOG_INFO|fail|reason = format")
-        errors += c_messages(path.read_text(), r"LOG_ERROR|runtime_error\(format|runtime_error")
+    for path in (ROOT / "patches").rglob("*.patch"):
+        for diff in re.split(r"^diff --git a/", path.read_text(), flags=re.MULTILINE):
+            if diff.startswith(LOADER):
+                texts += c_messages(diff, "LOG_WARN|LOG_INFO|fail|reason = format")
+                errors += c_messages(diff, r"LOG_ERROR|runtime_error\(format|runtime_error")
     texts = [text for text in texts if text and "\n" not in text]  # no docstrings
     return texts + errors, [text for text in errors if re.search(r"[a-z]{3}", text) and text not in WRAPPERS]
 

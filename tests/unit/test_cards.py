@@ -12,6 +12,7 @@ from gguf_files import nex_n2_mini
 from prune_dual import (
     GIB,
     MIB,
+    Gguf,
     GgufError,
     Memory,
     Model,
@@ -25,7 +26,6 @@ from prune_dual import (
     select,
     tensor_split,
 )
-from prune_dual.container import Gguf
 
 RESERVE = GIB // 2
 

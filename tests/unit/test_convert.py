@@ -1,21 +1,26 @@
 """Layer counts are set after the tensor list, and only where they disagree with it."""
 
+import json
+
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from convert_checkpoint import count_blocks, mend_block_count
+from convert_checkpoint import count_blocks, mend_block_count, nextn_options
 from phase_twin.errors import UserError
 from phase_twin.files import sha256_file
 from prune_dual import Gguf
 
 
-def model(path, blocks: int, declared: int, nextn: int | None, tensors: list[str] | None = None):
+def model(path, blocks: int, declared: int, nextn: int | None, tensors: list[str] | None = None, recurrent: int = 0):
     writer = gguf.GGUFWriter(path, "qwen35moe")
     writer.add_uint32("qwen35moe.block_count", declared)
     writer.add_string("general.name", "after it, so that a wrong offset shows")
     if nextn is not None:
         writer.add_uint32("qwen35moe.nextn_predict_layers", nextn)
+    if recurrent:
+        writer.add_array("qwen35moe.attention.recurrent_layers", [True] * recurrent)
     for name in tensors or [f"blk.{number}.attn_norm.weight" for number in range(blocks)]:
         writer.add_tensor(name, np.ones(4, np.float32))
     writer.write_header_to_file()
@@ -49,6 +54,32 @@ def test_a_head_with_weights_is_kept(tmp_path):
     path = model(tmp_path / "m.gguf", blocks=2, declared=2, nextn=1, tensors=names)
     assert mend_block_count(path) == []
     assert Gguf.read(path).kv["qwen35moe.block_count"].value == 2
+
+
+def test_a_list_of_more_blocks_than_there_are_is_refused(tmp_path):
+    mend_block_count(model(tmp_path / "right.gguf", blocks=2, declared=2, nextn=None, recurrent=2))
+    path = model(tmp_path / "m.gguf", blocks=2, declared=3, nextn=1, recurrent=3)
+    with pytest.raises(UserError, match="recurrent_layers has 3 entries, the tensors have 2 blocks"):
+        mend_block_count(path)
+
+
+@pytest.mark.parametrize(
+    ("declared", "names", "options"),
+    [
+        (1, ["lm_head.weight"], ("--no-nextn",)),
+        (1, ["lm_head.weight", "mtp.fc.weight"], ()),
+        (1, ["model.mtp.layers.0.mlp.gate.weight"], ()),
+        (0, ["lm_head.weight"], ()),
+        (None, ["lm_head.weight"], ()),
+    ],
+)
+def test_the_converter_is_told_of_a_head_without_weights(tmp_path, declared, names, options):
+    facts = {} if declared is None else {"mtp_num_hidden_layers": declared}
+    for number, name in enumerate(names):
+        save_file({name: np.ones(2, np.float32)}, tmp_path / f"model-{number}.safetensors")
+    for config in (facts, {"text_config": facts}):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert nextn_options(tmp_path) == options
 
 
 def test_a_gap_in_the_layers_is_refused():

@@ -2,47 +2,18 @@
 
 import hashlib
 import json
-from types import SimpleNamespace
 
 import pytest
 from rocrate.rocrate import ROCrate
-from snakemake.persistence import MetadataRecord
 
 import write_crate
-
-ENGINE = {"commit": "c" * 40, "patch_sha256": "d" * 64, "compiler": "c++ 1.0", "flags": ["-DONE=1"]}
-
-
-def record(rule: str, inputs: list[str], start: float, end: float) -> MetadataRecord:
-    return MetadataRecord(
-        rule=rule, input=inputs, log=[f"{rule}.log"], params=["'a'", "1"], starttime=start, endtime=end
-    )
+from crate_records import ENGINE, describe, make_up_run
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A folder in which two jobs ran: convert made two files, of which pack took one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "results/some").mkdir(parents=True)
-    for name in ("checkpoint", "results/some/mmproj.gguf", "results/some/twin.gguf", "Snakefile"):
-        (tmp_path / name).write_text(name)
-    convert = (["checkpoint"], 1000.0, 1010.0)
-    records = {
-        "bf16.gguf": record("convert", *convert),  # temporary: gone
-        "results/some/mmproj.gguf": record("convert", convert[0], 1000.0, 1010.5),
-        "results/some/twin.gguf": record("pack", ["bf16.gguf", "results/some/mmproj.gguf"], 1020.0, 1030.0),
-    }
-    return SimpleNamespace(metadata=lambda path: records.get(str(path)))
-
-
-def describe(run) -> dict[str, dict]:
-    jobs = write_crate.read_jobs(run, ["results/some/twin.gguf"])
-    known = write_crate.hash_files(write_crate.files_of(jobs))
-    params = SimpleNamespace(title="Some", license="MIT", version="1.2", config={"model": {"name": "some"}})
-    text = write_crate.describe(write_crate.Path("results/some"), jobs, known, ENGINE, params)
-    write_crate.Path("results/some/ro-crate-metadata.json").write_text(text)
-    write_crate.Path("results/some/Snakefile").write_text("")
-    return {entity["@id"]: entity for entity in json.loads(text)["@graph"]}
+    return make_up_run()
 
 
 def ids(value) -> list[str]:
@@ -78,8 +49,17 @@ def test_the_run_names_versions_settings_and_machine(run):
     assert "#checkpoint" in ids(graph["#run"]["object"])
     assert json.loads(graph["#config/model"]["value"]) == {"name": "some"}
     assert "#machine/cpu" in ids(graph["#run"]["environment"])
-    assert ENGINE["patch_sha256"] in graph["#llama.cpp"]["description"]
+    llama = graph[f"https://example.org/llama.cpp/tree/{ENGINE['commit']}"]
+    assert ENGINE["patch_sha256"] in llama["description"]
+    assert llama["softwareVersion"] == "ccccccccc-dddddddd"
     assert graph["Snakefile"]["version"] == "1.2"
+
+
+def test_the_media_types_are_those_of_the_names(run):
+    graph = describe(run)
+    assert graph["Snakefile"]["encodingFormat"] == "text/plain"
+    assert graph["twin.gguf"]["encodingFormat"] == "application/octet-stream"
+    assert write_crate.encoding_format("results/some/curve.json") == "application/json"
 
 
 def test_the_library_reads_it(run):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prune_dual import GgufError, card_sizes, detect, devices
+from prune_dual import GgufError, card_sizes, detect
+from prune_dual.memory import devices
 
 DATA = Path(__file__).parents[1] / "data/devices"
 MACHINES = sorted(path.name for path in DATA.iterdir() if path.is_dir())

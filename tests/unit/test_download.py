@@ -17,7 +17,8 @@ import download_text
 from hub_server import HubServer
 from phase_twin import fetch
 from phase_twin.errors import UserError
-from phase_twin.sources import LockedText, load_lock, load_sources, lock_text
+from phase_twin.sources import load_sources
+from phase_twin.sources_lock import LockedText, load_lock, lock_text
 
 ROOT = Path(__file__).parents[2]
 REPO = "someone/some-model"
@@ -147,7 +148,7 @@ def test_an_unknown_source_names_the_known_ones(sources, tmp_path):
 
 def test_two_writers_lose_no_entry(sources):
     script = (
-        "import sys; from phase_twin.sources import LockedText, lock_text\n"
+        "import sys; from phase_twin.sources_lock import LockedText, lock_text\n"
         "for n in range(10):\n"
         "    lock_text(sys.argv[1], f'{sys.argv[2]}{n}', LockedText(url='u', bytes=n, sha256='0' * 64))\n"
     )

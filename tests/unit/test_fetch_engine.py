@@ -1,4 +1,4 @@
-"""Fetching the engine: blob ids, patches that do not apply, and an in-place update that keeps times."""
+"""Fetching the engine: blob ids, and an in-place update that keeps times."""
 
 import os
 import subprocess
@@ -6,21 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fetch_engine import apply_series, patched_files, sync_tree, verify_blobs
+from fetch_engine import sync_tree, verify_blobs
 from phase_twin.errors import UserError
 from phase_twin.files import git_blob_id
-
-PATCH = """\
---- a/one.c
-+++ b/one.c
-@@ -1 +1 @@
--old
-+new
---- /dev/null
-+++ b/two.c
-@@ -0,0 +1 @@
-+added
-"""
 
 
 @pytest.fixture
@@ -36,11 +24,6 @@ def test_blob_id_is_gits(tree):
     assert git_blob_id(tree / "one.c") == known.stdout.strip()
 
 
-def test_patched_files_leaves_new_files_out():
-    later = PATCH.replace("/dev/null", "a/two.c")
-    assert patched_files(PATCH) == patched_files(PATCH + later) == {"one.c"}
-
-
 def test_verify_blobs(tree):
     verify_blobs(tree, {"one.c": git_blob_id(tree / "one.c")}, ["one.c"])
     with pytest.raises(UserError, match=r"one\.c: git blob id is .*, pinned is 0000"):
@@ -49,23 +32,6 @@ def test_verify_blobs(tree):
         verify_blobs(tree, {"two.c": "0000"}, [])
     with pytest.raises(UserError, match="pins no blob id"):
         verify_blobs(tree, {}, ["one.c"])
-
-
-def test_series_applies_inside_another_repository(tree, tmp_path):
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    patch = tmp_path / "0001.patch"
-    patch.write_text(PATCH)
-    apply_series([patch], tree)
-    assert (tree / "one.c").read_text() == "new\n"
-    assert (tree / "two.c").read_text() == "added\n"
-
-
-def test_a_patch_that_does_not_apply_is_named(tree, tmp_path):
-    (tree / "one.c").write_text("something else\n")
-    patch = tmp_path / "0001-type.patch"
-    patch.write_text(PATCH)
-    with pytest.raises(UserError, match=r"0001-type\.patch: does not apply"):
-        apply_series([patch], tree)
 
 
 def test_sync_touches_only_what_differs(tree, tmp_path):

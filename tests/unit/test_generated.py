@@ -8,7 +8,7 @@ from write_generated import direct, generated, pins
 def test_generated_files_are_current(root, monkeypatch):
     monkeypatch.chdir(root)
     for path, text in generated().items():
-        assert path.read_text() == text, f"{path} is out of date: run scripts/write_generated.py"
+        assert path.read_text() == text, f"{path} is out of date: run dev/run write_generated"
 
 
 def test_yaml_files_point_at_the_schema(root):
@@ -18,7 +18,7 @@ def test_yaml_files_point_at_the_schema(root):
 
 
 def test_locks_pin_every_direct_dependency_with_hashes(root):
-    for name in ("pipeline", "dev", "cluster"):
+    for name in ("pipeline", "dev", "cluster", "validator"):
         lock = (root / f"envs/{name}.lock").read_text()
         wanted = {package.lower() for package in direct((root / f"envs/{name}.in").read_text())}
         assert wanted <= {package.lower() for package in pins(lock)}

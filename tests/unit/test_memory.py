@@ -25,8 +25,8 @@ print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 PRUNE = r"""
 import os, re, sys
 from pathlib import Path
-from prune_dual import writing
 from prune_dual.cli import main
+from prune_dual.container import writing
 os.fsync = lambda _: None
 writing.KERNEL_COPIES.clear()
 assert main(["--dual", sys.argv[1], "--out", sys.argv[2], "--variant", "0"]) == 0

@@ -210,7 +210,8 @@ def test_interrupted_run_leaves_nothing(run, tmp_path):
     code = """
 import sys, time
 sys.path.insert(0, "prune-dual.py")
-from prune_dual import cli, writing
+from prune_dual import cli
+from prune_dual.container import writing
 writing._copy = lambda *_: time.sleep(60)
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -238,7 +239,8 @@ def test_a_killed_run_leaves_what_the_next_overwrites(run, twin, tmp_path):
     code = """
 import os, signal, sys
 sys.path.insert(0, "prune-dual.py")
-from prune_dual import cli, writing
+from prune_dual import cli
+from prune_dual.container import writing
 copy, written = writing._copy, []
 def killed(*arguments):
     copy(*arguments)
@@ -306,7 +308,7 @@ def test_detected_cards_are_named(twin, tmp_path, caplog, monkeypatch):
     program.write_text("#!/bin/sh\necho 'Some card, 16384, 16000, 00000000:03:00.0'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("prune_dual.devices.DRM", tmp_path)
+    monkeypatch.setattr("prune_dual.memory.devices.DRM", tmp_path)
     caplog.set_level("INFO")
     main(["--dual", str(gguf_files.nex_n2_mini(tmp_path / "mini.gguf", twin=True)), "--vram-gib", "auto", "--dry-run"])
     assert "found Some card, 16.00 GiB (nvidia-smi)" in caplog.text

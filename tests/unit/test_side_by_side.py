@@ -7,6 +7,7 @@ import pytest
 
 import measure_cpu
 from gguf_files import F32, IQ3_A770, IQ3_KEYS, PLAIN, Q6_K, Raw, write
+from phase_twin.active_weights import of_one_token
 from phase_twin.errors import UserError
 from phase_twin.results import read_result
 from phase_twin.side_by_side import (
@@ -27,7 +28,6 @@ from phase_twin.side_by_side import (
     unsettled,
 )
 from prune_dual import Gguf
-from scaling import of_one_token
 
 KINDS = (OURS, *STOCK)
 BYTES = dict.fromkeys(KINDS, 2_000_000_000)

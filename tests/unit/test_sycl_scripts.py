@@ -65,11 +65,13 @@ def test_a_fault_that_no_longer_fits_is_told(tree):
 
 def test_a_model_of_the_real_shapes(tmp_path, monkeypatch):
     monkeypatch.setattr("shape_model.EXPERTS", 2)
-    template = write(tmp_path / "nano.gguf", PLAIN, [Raw("token_embd.weight", (256, 4), F32, bytes(4096))])
+    keys = [*PLAIN, ("qwen35moe.attention.recurrent_layers", "[u8]", [1, 1])]
+    template = write(tmp_path / "nano.gguf", keys, [Raw("token_embd.weight", (256, 4), F32, bytes(4096))])
     write_shape_model(template, 1, TYPES["IQ3_A770"], tmp_path / "out.gguf")
     model = Gguf.read(tmp_path / "out.gguf")
     tensors = {tensor.name: tensor for tensor in model.tensors}
     assert model.kv["qwen35moe.block_count"].value == 1
+    assert "qwen35moe.attention.recurrent_layers" not in model.kv  # that of the template
     assert tensors["blk.0.ffn_gate_exps.weight"].type_name == "IQ3_A770"
     assert tensors["output.weight"].shape == (D_MODEL, 4)
     halves = np.frombuffer(tensors["blk.0.ffn_up_exps.weight"].data.read(), np.uint8).reshape(-1, 102)[:, 100:]

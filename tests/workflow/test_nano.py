@@ -87,7 +87,8 @@ def test_the_study_of_codebooks_encodes_version_1_as_the_engine_does(nano, root,
 def test_layer_counts_are_those_of_the_tensors(nano):
     kv = Twin.read(nano / "Nex-N2-nano-twin.gguf").gguf.kv
     assert kv["qwen35moe.block_count"].value == 8
-    assert kv["qwen35moe.nextn_predict_layers"].value == 0
+    assert "qwen35moe.nextn_predict_layers" not in kv  # none
+    assert kv["qwen35moe.attention.recurrent_layers"].value == [True, True, True, False] * 2
 
 
 def test_quality_of_both_phases(quality):

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +16,7 @@ from phase_twin.errors import UserError
 @pytest.mark.skipif(not any(map(shutil.which, screenshots.BROWSERS)), reason="no Chromium")
 def test_everything_that_is_looked_at_shows_something(nano_report, root):
     nano = nano_report.parent
-    command = [sys.executable, root / "scripts/screenshots.py", nano]
+    command = [root / "dev/run", "screenshots", nano]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     taken = {Path(line) for line in done.stdout.splitlines()}
@@ -59,7 +58,7 @@ def test_the_card_is_rendered_as_the_hub_does():
 
 
 def test_without_a_browser_or_a_report_one_line_is_said(root, tmp_path, monkeypatch):
-    done = subprocess.run([sys.executable, root / "scripts/screenshots.py", tmp_path], capture_output=True, text=True)
+    done = subprocess.run([root / "dev/run", "screenshots", tmp_path], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"screenshots: {tmp_path}/report.html is missing; `make screenshots` makes it for nano\n"
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -78,6 +78,8 @@ def runtime_environment(devices: int = 1) -> dict[str, str]:
         "ONEAPI_DEVICE_SELECTOR": "opencl:cpu",
         # the engine's SYCL backend takes GPUs only, unless told otherwise
         "GGML_SYCL_ALLOW_CPU": "1",
+        # nor do its ESIMD kernels run elsewhere
+        "GGML_SYCL_ENABLE_ESIMD": "0",
     }
 
 

@@ -1,0 +1,123 @@
+"""The command line's options about cards: how much memory they have and how the engine will use it."""
+
+import argparse
+import json
+import logging
+import math
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from ..errors import GIB, MIB, GgufError, amount
+from ..memory.account import CACHE_TYPES, Model, Settings
+from ..memory.cards import RESERVE_GIB, Plan, plan
+from ..memory.devices import card_sizes, detect
+from ..twin.groups import Twin
+from ..twin.selection import Selection, select
+
+DEFAULTS = Settings()
+
+log = logging.getLogger("prune-dual")
+
+
+def gib(text: str) -> str:
+    """Check a decimal number; it stays text, since a binary float would move the floor at whole MiB."""
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB such as 16 or 0.6")
+    return text
+
+
+def vram(text: str) -> str:
+    """Check sizes of cards: numbers of GiB, one per card, or `auto`."""
+    if text != "auto":
+        for part in text.split(","):
+            if not 0 < Fraction(gib(part)) < 10000:
+                raise argparse.ArgumentTypeError(f"{part!r} is not the size of a card in GiB")
+    return text
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what goes with --vram-gib."""
+    options = parser.add_argument_group(
+        "with --vram-gib", "what the card holds besides weights, as the engine's options"
+    )
+    options.add_argument("--free", action="store_true", help="with auto: count on the memory that is free now")
+    options.add_argument(
+        "--ctx", type=_count, default=DEFAULTS.ctx, metavar="N", help="tokens of context (%(default)s)"
+    )
+    for end in "kv":
+        options.add_argument(
+            f"--cache-type-{end}", choices=CACHE_TYPES, default="f16", help=f"of the {end.upper()} cache (%(default)s)"
+        )
+    options.add_argument(
+        "--ubatch", type=_count, default=DEFAULTS.ubatch, metavar="N", help="physical batch (%(default)s)"
+    )
+    options.add_argument(
+        "--parallel", type=_count, default=DEFAULTS.parallel, metavar="N", help="sequences at once (%(default)s)"
+    )
+    options.add_argument(
+        "--flash-attn", choices=("on", "off", "auto"), default="auto", help="auto: room for either (%(default)s)"
+    )
+    options.add_argument(
+        "--reserve-gib",
+        type=gib,
+        default=RESERVE_GIB,
+        metavar="R",
+        help="of each card, for driver, kernels and scratch (%(default)s)",
+    )
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def plan_for(twin: Twin, args: argparse.Namespace) -> Plan:
+    """Make the plan that the options ask for; raises GgufError where nothing fits or no card is found.
+
+    The engine takes whole MiB, so a plan that it is to carry out keeps to them.
+    """
+    if args.vram_gib == "auto":
+        cards = detect()
+        for card in cards:
+            log.info("found %s, %s (%s)", card.name, amount(card.total or 0), card.source)
+        sizes = card_sizes(cards, free=args.free)
+    else:
+        sizes = [_bytes(part) for part in args.vram_gib.split(",")]
+    return plan(twin, sizes, _settings(args), _bytes(args.reserve_gib), MIB if args.engine_flags else 1)
+
+
+def card_fits(twin: Twin, args: argparse.Namespace) -> Callable[[int], Selection]:
+    """Return what selects for one card of so many GiB, as plan_for does; it raises GgufError where nothing fits.
+
+    Of a file without the metadata for an account, all but the reserve is for weights.
+    """
+    settings, reserve = _settings(args), _bytes(args.reserve_gib)
+    try:
+        Model.of(twin.gguf)
+    except GgufError:
+        return lambda card: select(twin, budget_bytes=max(1, card * GIB - reserve))
+    return lambda card: plan(twin, [card * GIB], settings, reserve).selection
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    flash = {"on": True, "off": False, "auto": None}[args.flash_attn]
+    return Settings(args.ctx, args.cache_type_k, args.cache_type_v, args.ubatch, args.parallel, flash)
+
+
+def _bytes(text: str) -> int:
+    return math.floor(Fraction(text) * GIB)
+
+
+def account_json(plan: Plan) -> str:
+    """The selection's facts and the account as one line of JSON."""
+    return json.dumps(json.loads(plan.selection.json()) | {"account": plan.facts()}, ensure_ascii=False)
+
+
+def account_text(plan: Plan) -> str:
+    """The account for people."""
+    lines = [f"with {plan.settings.ctx} tokens of context:", plan.table()]
+    lines.append(f"{amount(plan.host)} of weights, the input embeddings, stay in the machine's memory")
+    lines.append(f"start the engine with: {' '.join(plan.flags)}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The GGUF container: what a file's head holds, and how it is read, written and hashed."""

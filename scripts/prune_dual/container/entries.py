@@ -1,0 +1,132 @@
+"""What stands in the head of a GGUF file: keys with values, tensors, and where their bytes are."""
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import GGMLQuantizationType
+
+from ..errors import MIB, GgufError
+from .tensor_types import IQ3_A770
+
+# GGUF value types by id; an array of T is written [T] here
+VALUE_TYPES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64")
+FORMATS = dict(zip(VALUE_TYPES, ("B", "b", "H", "h", "I", "i", "f", "?", "", "", "Q", "q", "d"), strict=True))
+
+DEFAULT_ALIGNMENT = 32
+MAX_DECODED = 64 * MIB  # of a value that is looked into; others are copied unread
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of bytes in a file."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+    def read(self) -> bytes:
+        """Return the bytes; for small spans only."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.nbytes)
+
+
+@dataclass(frozen=True)
+class Kv:
+    """One key-value entry; `raw` is the whole entry as it stands in the file, so that it can be copied verbatim."""
+
+    name: str
+    type: str
+    raw: bytes | Span
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole entry."""
+        return len(self.raw) if isinstance(self.raw, bytes) else self.raw.nbytes
+
+    @property
+    def value_offset(self) -> int:
+        """Where the value starts in the file that the entry was read from."""
+        assert isinstance(self.raw, Span), "made in memory"
+        return self.raw.offset + self._head
+
+    @property
+    def _head(self) -> int:
+        return 8 + len(self.name.encode()) + 4
+
+    @property
+    def value(self) -> Any:
+        """The value, decoded on demand: int, float, bool, str, or a list of these."""
+        if self.nbytes > MAX_DECODED:
+            raise GgufError(f"key {self.name!r}: its value of {self.nbytes} bytes is too large")
+        raw = self.raw if isinstance(self.raw, bytes) else self.raw.read()
+        at = self._head
+        if not self.type.startswith("["):
+            return _decode(self.type, 1, raw, at)[0]
+        (count,) = struct.unpack_from("<Q", raw, at + 4)
+        return _decode(self.type[1:-1], count, raw, at + 12)
+
+
+def _decode(kind: str, count: int, raw: bytes, at: int) -> list[Any]:
+    """Decode `count` values of type `kind` that start at byte `at`."""
+    if kind != "str":
+        return list(struct.unpack_from(f"<{count}{FORMATS[kind]}", raw, at))
+    texts = []
+    for _ in range(count):
+        end = at + 8 + struct.unpack_from("<Q", raw, at)[0]
+        texts.append(raw[at + 8 : end].decode())
+        at = end
+    return texts
+
+
+def encode_str(text: str) -> bytes:
+    """A string as GGUF holds it: its length, then UTF-8."""
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def encode_kv(key: str, kind: str, value: Any) -> Kv:
+    """Make an entry; `kind` is a name of VALUE_TYPES, or `[name]` for an array, and `value` of that type."""
+    if not kind.startswith("["):
+        body = encode_str(value) if kind == "str" else struct.pack("<" + FORMATS[kind], value)
+        return Kv(key, kind, encode_str(key) + struct.pack("<I", VALUE_TYPES.index(kind)) + body)
+    item = kind[1:-1]
+    head = struct.pack("<IIQ", VALUE_TYPES.index("arr"), VALUE_TYPES.index(item), len(value))
+    if item == "str":
+        body = b"".join(encode_str(text) for text in value)
+    else:
+        body = struct.pack(f"<{len(value)}{FORMATS[item]}", *value)
+    return Kv(key, kind, encode_str(key) + head + body)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's entry; `shape` is in the file's order (row length first), `data` where its bytes are."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    data: Span
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return self.data.nbytes
+
+    @property
+    def type_name(self) -> str:
+        """The type's name in llama.cpp."""
+        return "IQ3_A770" if self.type == IQ3_A770 else GGMLQuantizationType(self.type).name
+
+    @property
+    def n_elements(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+
+def padded(nbytes: int, alignment: int) -> int:
+    """`nbytes` rounded up to a multiple of `alignment`."""
+    return -(-nbytes // alignment) * alignment

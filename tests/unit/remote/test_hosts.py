@@ -1,0 +1,130 @@
+"""Addresses, and which host gets which credentials."""
+
+import ssl
+from types import SimpleNamespace
+
+import pytest
+
+from prune_dual import MIB, cli
+from prune_dual.transport import http
+from prune_dual.transport.http import Remote, is_remote, shown
+from remote_twin import NAME, REPO, fetch, manifest_of, pruned_locally, refused, sent
+
+
+def test_the_hub_by_name_with_a_redirect_and_a_token(hub, twin, out, tmp_path, monkeypatch, caplog):
+    token = "hf_" + "secret" * 5
+    monkeypatch.setenv("HF_TOKEN", token)
+    files = {NAME: twin.read_bytes(), "manifest.json": manifest_of(twin).encode()}
+    first = hub.commit(REPO, files)
+
+    def move_the_branch(request):
+        if request.path.startswith("/cdn/") and len(hub.repos[REPO]) == 1:
+            hub.commit(REPO, {NAME: b"something else"})
+
+    hub.hook = move_the_branch
+    fetch(f"hf://{REPO}/{NAME}@main", out)
+    assert out.read_bytes() == pruned_locally(twin, tmp_path, variant=1)
+    by_host = {"cdn": set(), "someone": set()}
+    for request in hub.requests:
+        by_host[request.path.split("/")[1]].add(request.headers.get("Authorization"))
+    assert by_host == {"cdn": {None}, "someone": {f"Bearer {token}"}}
+    resolved = [request.path for request in hub.requests if "/resolve/" in request.path]
+    assert "/resolve/main/" in resolved[0]
+    assert all(f"/resolve/{first}/" in path for path in resolved[1:])
+    assert "secret" not in caplog.text
+    assert "not-for-logs" not in caplog.text
+
+
+def test_a_password_in_the_address_stays_with_its_host(hub, twin, out, monkeypatch):
+    hub.commit(REPO, {NAME: twin.read_bytes()})
+    fetch(hub.url.replace("http://", "http://user:pass@") + f"/{REPO}/resolve/main/{NAME}", out)
+    seen = {(request.path.split("/")[1], "Authorization" in request.headers) for request in hub.requests}
+    assert seen == {("someone", True), ("cdn", False)}
+
+
+def test_the_hub_is_not_asked_when_offline(hub, out, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused(lambda: fetch(f"hf://{REPO}/{NAME}", out), "HF_HUB_OFFLINE is set")
+    assert not hub.requests
+
+
+def test_nothing_secret_is_written_down(hub, twin, out, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "secret" * 5)
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    hub.commit(REPO, {NAME: twin.read_bytes()})
+    hub.files[NAME] = twin.read_bytes()
+    plain = hub.url.replace("http://", "http://user:secret@") + f"/{NAME}?signature=secret"
+    for url in (f"hf://{REPO}/{NAME}", plain):
+        hub.faults.cut_after, hub.faults.cut_always = {}, True
+        hub.hook = lambda request: hub.faults.cut_after.update({NAME: 0} if sent(hub) > 2 * MIB else {})
+        hub.requests.clear()
+        message = refused(lambda url=url: fetch(url, out), NAME, "gave up after 2 attempts")
+        folder = out.with_name(f".{out.name}.fetch")
+        assert folder.exists()
+        for text in (message, *(path.read_bytes().decode("latin-1") for path in folder.iterdir())):
+            assert "secret" not in text
+            assert "not-for-logs" not in text
+    assert hub.requests[0].headers["Authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (f"hf://{REPO}", "not of the form hf://"),
+        (f"hf://{REPO}/{NAME}@", "not of the form hf://"),
+        (f"hf://{REPO}/none.gguf", "HTTP 404"),
+        (f"hf://{REPO}/{NAME}@nope", "HTTP 404"),
+        (f"hf://someone/else/{NAME}", "HTTP 404"),
+    ],
+)
+def test_the_hub_has_no_such_thing(hub, twin, out, address, words):
+    hub.commit(REPO, {NAME: twin.read_bytes()})
+    refused(lambda: fetch(address, out), words)
+
+
+def test_https_does_not_become_http(hub, url, monkeypatch):
+    """As if a server behind TLS had redirected to plain HTTP."""
+    there = Remote(url.replace("http:", "https:"))
+    hop = SimpleNamespace(url=url)
+    for history, end in (([], url), ([hop], there.url)):  # at the end, or only on the way
+        answer = SimpleNamespace(url=end, history=history, status_code=206, close=lambda: None)
+        monkeypatch.setattr(there.requests.Session, "get", lambda *_, answer=answer, **__: answer)
+        refused(lambda: there.first(10), "which is not https: refused")
+
+
+def test_a_secure_connection_that_breaks_is_tried_again_but_not_a_wrong_certificate(hub, url, twin, out, monkeypatch):
+    there = Remote(url)
+    get, faults = there.requests.Session.get, [ssl.SSLEOFError(8, "EOF occurred in violation of protocol")]
+
+    def broken(*arguments, **options):
+        if faults:
+            raise there.requests.exceptions.SSLError(faults.pop())
+        return get(*arguments, **options)
+
+    monkeypatch.setattr(there.requests.Session, "get", broken)
+    assert there.first(4) == b"GGUF"
+    faults.append(ssl.SSLCertVerificationError(1, "certificate verify failed"))
+    refused(lambda: there.first(4), "no secure connection: certificate verify failed")
+    assert not faults
+
+
+def test_the_scheme_may_be_in_capitals(hub, url):
+    assert is_remote("HTTP://host/x.gguf")
+    assert is_remote("HF://someone/repo/x.gguf")
+    assert Remote(url.replace("http", "HTTP")).first(4) == b"GGUF"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_signed_link_gives_nothing_beside_the_twin(hub, url, twin, out, tmp_path, capfd, status):
+    """It is good for one file; without the signature the server does not even say what there is."""
+    hub.faults.busy, hub.faults.busy_status, hub.faults.busy_path = 99, status, ".json"
+    arguments = ["--dual", f"{url}?signature=secret", "--variant", "1"]
+    assert cli.main([*arguments, "--dry-run"]) == 0
+    assert cli.main([*arguments, "--out", str(out)]) == 0
+    assert out.read_bytes() == pruned_locally(twin, tmp_path, variant=1)
+    assert "secret" not in "".join(capfd.readouterr())
+
+
+def test_addresses_are_shown_without_secrets():
+    assert shown("https://me:pass@host:8443/a/twin.gguf?sig=1#x") == "https://host:8443/a/twin.gguf"
+    assert shown("https://host/a/twin.gguf").name == "twin.gguf"

@@ -1,0 +1,235 @@
+"""build.sh: sources, backends, and builds that were interrupted."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from phase_twin.card import render, shell_safe
+from release_shell import BUILT, ENGINE, program, run, work_of
+from small_run import ROOT
+
+PATCH = """\
+--- a/src/type.c
++++ b/src/type.c
+@@ -1 +1 @@
+-int old;
++int {};
+"""
+CMAKE = """
+echo "$*" >>"$CALLS"
+if [[ $1 == --build ]]; then
+    mkdir -p "$2/bin"
+    for name in "${@:6}"; do cp "$TRUE" "$2/bin/$name"; done
+fi
+"""
+PIP = """
+while (($# > 1)); do
+    if [[ $1 == -d ]]; then mkdir -p "$2" && cp "$ARCHIVE" "$2"; fi
+    shift
+done
+"""
+
+
+@pytest.fixture
+def build(release, fakes, tmp_path):
+    """build.sh against a local repository and archive, with a cmake that only notes its calls."""
+    origin = tmp_path / "origin"
+    (origin / "src").mkdir(parents=True)
+    (origin / "src/type.c").write_text("int old;\n")
+    git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "base"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    archive = tmp_path / "some_package-1.0.tar.gz"
+    (tmp_path / "some_package-1.0/vendor").mkdir(parents=True)
+    shutil.copytree(origin / "src", tmp_path / "some_package-1.0/vendor/llama.cpp/src")
+    (tmp_path / "some_package-1.0/vendor/llama.cpp/.git").write_text("gitdir: nowhere\n")
+    subprocess.run(["tar", "-czf", archive, "-C", tmp_path, "some_package-1.0"], check=True)
+    sdist = {"package": "some-package", "version": "1.0", "sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    engine = ENGINE | {"git": str(origin), "commit": commit, "sdist": ENGINE["sdist"] | sdist}
+    script = release / "build/build.sh"
+    script.write_text(render((ROOT / "release/build.sh").read_text(), {"engine": engine}, "build.sh", shell_safe))
+    (release / "build/llama.cpp-turbo-phase-twin.patch").write_text(PATCH.format("new"))
+    program(fakes, "cmake", CMAKE)
+    program(fakes, "python3", PIP)
+    for name in ("ninja", "c++", "icx", "icpx"):
+        program(fakes, name, "exit 0")
+    calls = tmp_path / "calls"
+
+    def call(*arguments: str, **env: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        calls.write_text("")
+        env = {"CALLS": str(calls), "TRUE": shutil.which("true"), "ARCHIVE": str(archive), "MKLROOT": "/mkl"} | env
+        done = run(script, *arguments, path=fakes, **env)
+        return done, calls.read_text().splitlines()
+
+    return call
+
+
+@pytest.mark.parametrize("source", ["git", "sdist"])
+def test_build(build, release, source):
+    done, calls = build("--cpu", "--source", source, "--jobs", "3", "--", "-DSOME=1")
+    assert done.returncode == 0, done.stderr
+    configure, compile_ = calls
+    tree = work_of(release) / source
+    assert configure.startswith(f"-S {tree} -B {release}/build/out -G Ninja -DCMAKE_BUILD_TYPE=Release ")
+    assert "-DLLAMA_BUILD_NUMBER=9550" in configure
+    assert "SYCL" not in configure
+    assert configure.endswith("-DSOME=1")
+    assert compile_ == f"--build {release}/build/out -j 3 --target {' '.join(BUILT)}"
+    assert (tree / "src/type.c").read_text() == "int new;\n"
+    assert all(os.access(release / "build/out/bin" / name, os.X_OK) for name in BUILT)
+
+    done, calls = build("--cpu", "--source", source, "--jobs", "1", "--", "-DSOME=1")
+    assert (done.returncode, calls) == (0, [])
+    assert done.stdout.startswith("Already built: ")
+
+    (release / "build/llama.cpp-turbo-phase-twin.patch").write_text(PATCH.format("newer"))
+    done, calls = build("--cpu", "--source", source, "--", "-DSOME=1")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2
+    assert (tree / "src/type.c").read_text() == "int newer;\n"
+    assert "Fetching" not in done.stdout  # what was fetched serves again
+
+
+def test_build_for_sycl(build):
+    done, calls = build()
+    assert done.returncode == 0, done.stderr
+    assert "-DCMAKE_BUILD_TYPE=Release" in calls[0]
+    assert "-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx -DGGML_SYCL_F16=OFF" in calls[0]
+    assert {"llama-server", "llama-cli", "llama-bench"} <= set(calls[1].split())
+    done, calls = build()
+    assert (done.returncode, calls) == (0, [])  # a second run
+
+
+def test_build_for_sycl_after_the_patch_changed(build, release):
+    build()
+    (release / "build/llama.cpp-turbo-phase-twin.patch").write_text(PATCH.format("newer"))
+    done, calls = build()
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2
+    assert (work_of(release) / "git/src/type.c").read_text() == "int newer;\n"
+
+
+def test_build_with_half_precision(build):
+    build()
+    done, calls = build("--f16")
+    assert done.returncode == 0, done.stderr
+    assert "-DGGML_SYCL_F16=ON" in calls[0]
+    assert build("--f16")[1] == []
+    done, calls = build("--f16", "--cpu")
+    assert (done.returncode, calls) == (1, [])
+    assert done.stderr == "build.sh: --f16 is for SYCL; leave out --cpu or --f16\n"
+
+
+@pytest.mark.parametrize(
+    ("backend", "flag", "needs"),
+    [
+        ("cuda", "-DGGML_CUDA=ON", ["nvcc"]),
+        ("hip", "-DGGML_HIP=ON", ["hipconfig"]),
+        ("vulkan", "-DGGML_VULKAN=ON", ["glslc", "vulkan/vulkan.h", "spirv/unified1/spirv.hpp"]),
+    ],
+)
+def test_build_for_another_backend(build, fakes, backend, flag, needs):
+    # the compiler finds no header
+    program(fakes, "c++", "exit 1")
+    done, calls = build(f"--{backend}", ROCM_PATH="/no/such/folder", CUDA_PATH="/no/such/folder")
+    assert (done.returncode, calls) == (1, [])
+    assert [line.split()[0] for line in done.stderr.splitlines()[1:-1]] == needs
+    for name in (*needs, "c++"):
+        program(fakes, name.replace("/", "-"), "echo /opt/some")
+    done, calls = build(f"--{backend}")
+    assert done.returncode == 0, done.stderr
+    assert flag in calls[0].split()
+    assert "SYCL" not in calls[0]
+    assert "Experts in 3 bits are computed on the CPU" in done.stdout
+    assert build(f"--{backend}")[1] == []
+    # another backend is another build
+    done, calls = build("--cpu")
+    assert (done.returncode, len(calls)) == (0, 2)
+    assert "Experts" not in done.stdout
+
+
+def test_build_for_one_backend_at_a_time(build):
+    done, calls = build("--cuda", "--vulkan")
+    assert (done.returncode, calls) == (1, [])
+    assert done.stderr == "build.sh: --cuda and --vulkan exclude each other\n"
+
+
+def test_build_sources_oneapi(build, fakes, tmp_path):
+    """The compilers are found by oneAPI's script, which does not bear strict mode nor the user's arguments."""
+    oneapi = tmp_path / "oneapi"
+    for name in ("icx", "icpx"):
+        (fakes / name).unlink()
+        program(oneapi / "bin", name, "exit 0")
+    (oneapi / "setvars.sh").write_text(
+        f'false; echo "$unset_variable" >/dev/null; [[ $* == --force ]] && export MKLROOT=/ PATH={oneapi}/bin:$PATH\n'
+    )
+    done, calls = build("--jobs", "2", ONEAPI_ROOT=str(oneapi), MKLROOT="")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2
+
+
+def test_build_inside_another_repository(build, release):
+    """Git apply skips all files silently when it finds the repository around it."""
+    subprocess.run(["git", "init", "-q", release], check=True)
+    done, _ = build("--cpu", "--source", "sdist")
+    assert done.returncode == 0, done.stderr
+    assert (work_of(release) / "sdist/src/type.c").read_text() == "int new;\n"
+
+
+def test_build_falls_back_to_the_package(build, release, tmp_path):
+    shutil.rmtree(tmp_path / "origin")
+    done, _ = build("--cpu")
+    assert done.returncode == 0, done.stderr
+    assert (work_of(release) / "sdist/src/type.c").read_text() == "int new;\n"
+    done, calls = build("--cpu", "--source", "git", "--", "-DOTHER=1")
+    assert (done.returncode, calls) == (1, [])
+    assert "try --source sdist" in done.stderr.splitlines()[-1]
+
+
+def test_build_refuses_another_package(build, release, tmp_path):
+    (tmp_path / "some_package-1.0.tar.gz").write_bytes(b"other")
+    done, calls = build("--cpu", "--source", "sdist")
+    assert (done.returncode, calls) == (1, [])
+    assert f"SHA-256 is {hashlib.sha256(b'other').hexdigest()}, expected " in done.stderr
+    assert not (work_of(release) / "download").exists()
+
+
+def test_build_names_all_that_is_missing(build, fakes, release):
+    for name in ("cmake", "ninja", "icx", "git"):
+        (fakes / name).unlink()
+    done, _ = build(MKLROOT="")
+    assert done.returncode == 1
+    first, *named, last = done.stderr.splitlines()
+    assert first == "build.sh: missing on this machine:"
+    assert [line.split()[0] for line in named] == ["git", "cmake", "ninja", "icx", "oneMKL:"]
+    assert "BUILD.md" in last
+    assert "or build with --cpu" in done.stderr
+    assert not work_of(release).exists()  # nothing was fetched
+
+
+def test_build_with_a_patch_that_does_not_apply(build, release):
+    (release / "build/llama.cpp-turbo-phase-twin.patch").write_text(PATCH.replace("int old", "int gone").format("new"))
+    done, calls = build("--cpu")
+    assert (done.returncode, calls) == (1, [])
+    assert "the patch does not apply" in done.stderr.splitlines()[-1]
+
+
+def test_build_of_a_tree_that_has_the_patch(build, release):
+    had = PATCH.format("old").replace("-int old;", "-int older;")
+    (release / "build/llama.cpp-turbo-phase-twin.patch").write_text(had)
+    done, _ = build("--cpu")
+    assert done.returncode == 0, done.stderr
+    assert f"The patch is already applied to {work_of(release)}/git\n" in done.stdout
+    assert (work_of(release) / "git/src/type.c").read_text() == "int old;\n"
+
+
+def test_build_after_an_interrupted_one(build):
+    done, _ = build("--cpu", TRUE="/no/such/program")
+    assert done.returncode == 1
+    done, calls = build("--cpu")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2

@@ -1,0 +1,224 @@
+"""run-nx2.sh: which options the engine gets, for cards, budgets and the user's own."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from release_shell import TWIN, program, run
+
+SMALL = ["--override-kv", "general.tensor_variant.default=int:0"]
+LARGE = ["--override-kv", "general.tensor_variant.default=int:1"]
+ONE = ["-sm", "none", "-ngl", "999"]
+ALL = ["-sm", "layer", "-ngl", "999"]
+ENGINE_ALL = [*ALL, "-ts", "15473/15472"]  # by the memory that the engine lists as free
+CPU = ["-ngl", "0"]
+SYCL_LS = """echo '[opencl:cpu][opencl:0] Intel(R) OpenCL, AMD EPYC'
+echo '[level_zero:gpu][level_zero:9] Intel(R) oneAPI Unified Runtime over Level-Zero, Intel(R) UHD Graphics 770'"""
+CARD = "echo '[level_zero:gpu][level_zero:{}] Intel(R) Level-Zero, Intel(R) Arc(TM) A770 Graphics 12.55.8'"
+
+
+def engine_lists(fakes: Path, *names: str) -> None:
+    lines = "".join(f"echo '  SYCL{n}: {name}'\n" for n, name in enumerate(names))
+    program(fakes, "llama-server", f"echo 'Available devices:'\n{lines}")
+
+
+def devices(fakes: Path, kind: str, count: int) -> dict[str, str]:
+    """Give the machine `count` cards that `kind` tells of; return the environment that shows them."""
+    if kind == "engine":
+        engine_lists(
+            fakes, *(f"Intel(R) Arc(TM) A770 Graphics (16225 MiB, {15473 - n} MiB free)" for n in range(count))
+        )
+    elif kind == "sycl-ls":
+        program(fakes, "sycl-ls", "\n".join([SYCL_LS, *(CARD.format(n) for n in range(count))]))
+    elif kind == "nvidia-smi":
+        program(fakes, "nvidia-smi", "\n".join(f"echo 'GPU {n}: Some card (UUID: GPU-1)'" for n in range(count)) or ":")
+    elif kind == "sysfs":
+        for n, address in enumerate(["0000:00:02.0", *(f"0000:0{n + 3}:00.0" for n in range(count))]):
+            card = fakes / "devices" / address
+            card.mkdir(parents=True)
+            (card / "vendor").write_text("0x8086\n")
+            (fakes / "drm" / f"card{n}").mkdir(parents=True)
+            (fakes / "drm" / f"card{n}" / "device").symlink_to(card)
+            (fakes / "drm" / f"card{n}-DP-1").mkdir()
+        return {"NX2_SYSFS": str(fakes / "drm")}
+    return {}
+
+
+@pytest.mark.parametrize("kind", ["engine", "sycl-ls", "nvidia-smi", "sysfs"])
+@pytest.mark.parametrize(
+    ("mode", "count", "expected"),
+    [
+        ("off", 0, SMALL + CPU),
+        ("off", 1, SMALL + ONE),
+        ("off", 2, SMALL + ONE),
+        ("on", 0, LARGE + CPU),
+        ("on", 1, LARGE + ALL),
+        ("on", 2, LARGE + ALL),
+        ("auto", 0, SMALL + CPU),
+        ("auto", 1, SMALL + ONE),
+        ("auto", 2, LARGE + ALL),
+    ],
+)
+def test_run_prints_the_command(release, fakes, kind, mode, count, expected):
+    env = devices(fakes, kind, count)
+    done = run(release / "run-nx2.sh", "--sm", mode, "--print", path=fakes, **env)
+    assert done.returncode == 0, done.stderr
+    tool = str(fakes / "llama-server") if kind == "engine" else "llama-server"
+    if (kind, count) == ("engine", 2) and expected == LARGE + ALL:
+        expected = LARGE + ENGINE_ALL
+    assert shlex.split(done.stdout) == [tool, "-m", str(release / TWIN), *expected]
+
+
+def test_an_engine_without_devices_overrules_the_machine(release, fakes):
+    """A CPU build refuses -sm none, whatever cards there are."""
+    devices(fakes, "sycl-ls", 2)
+    devices(fakes, "engine", 0)
+    done = run(release / "run-nx2.sh", "--print", path=fakes)
+    assert shlex.split(done.stdout)[3:] == SMALL + CPU
+    assert "no graphics card found: variant 0 on the CPU" in done.stderr
+
+
+ARC, UHD, UNKNOWN = (
+    "Intel(R) Arc(TM) B580 Graphics (11605 MiB, 11000 MiB free)",
+    "Intel(R) UHD Graphics 770 (60000 MiB, 59000 MiB free)",
+    "Some card (0 MiB, 0 MiB free)",
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "listed", "expected"),
+    [
+        ("auto", [ARC, UHD], SMALL + ONE),
+        ("on", [ARC, UHD], [*LARGE, *ALL, "-ts", "11000/0"]),
+        ("auto", [ARC, ARC, UHD], [*LARGE, *ALL, "-ts", "11000/11000/0"]),
+        ("auto", [UHD], SMALL + CPU),
+        ("auto", [ARC, UNKNOWN], LARGE + ALL),
+    ],
+)
+def test_layers_are_split_by_free_memory_over_cards_alone(release, fakes, mode, listed, expected):
+    engine_lists(fakes, *listed)
+    done = run(release / "run-nx2.sh", "--sm", mode, "--print", path=fakes)
+    assert done.returncode == 0, done.stderr
+    assert shlex.split(done.stdout)[3:] == expected
+
+
+def test_level_zero_is_asked_for_free_memory(release, fakes):
+    listing = 'for n in 0 1; do echo "  SYCL$n: Arc (16225 MiB, 1547${ZES_ENABLE_SYSMAN:-} MiB free)"; done'
+    program(fakes, "llama-server", f"echo 'Available devices:'; {listing}")
+    done = run(release / "run-nx2.sh", "--print", path=fakes)
+    assert shlex.split(done.stdout)[-2:] == ["-ts", "15471/15471"]
+
+
+def test_the_users_split_wins(release, fakes):
+    devices(fakes, "engine", 2)
+    done = run(release / "run-nx2.sh", "--print", "--", "-ts", "3,1", path=fakes)
+    assert shlex.split(done.stdout)[3:] == [*LARGE, *ENGINE_ALL, "-ts", "3,1"]  # the engine takes the last
+
+
+def test_run_quotes_what_it_prints_and_passes(release, fakes):
+    arguments = ["-p", "two words", "", "it's", '"', "$HOME", "*", "line\nbreak", "--sm", "--"]
+    done = run(release / "run-nx2.sh", "--sm=off", "--print", "--", *arguments, path=fakes)
+    shell = ["bash", "-c", f"printf '%s\\0' {done.stdout.rstrip()}"]
+    words = subprocess.run(shell, capture_output=True, text=True).stdout.split("\0")[:-1]
+    assert words[-len(arguments) :] == arguments
+    program(fakes, "llama-server", "[[ $1 == --list-devices ]] && exit 1; printf '%s\\0' \"$@\"; exit 7")
+    done = run(release / "run-nx2.sh", "--", *arguments, path=fakes)
+    assert done.returncode == 7  # the engine's own
+    assert done.stdout.split("\0")[:-1] == ["-m", str(release / TWIN), *SMALL, *CPU, *arguments]
+
+
+def test_run_environment(release, fakes, tmp_path):
+    model = tmp_path / "other model.gguf"
+    model.write_bytes(b"GGUF")
+    env = {"NX2_TOOL": "llama-cli", "NX2_MODEL": str(model), "NX2_BIN": str(tmp_path / "my bin"), "NX2_NGL": "12"}
+    devices(fakes, "sycl-ls", 1)
+    done = run(release / "run-nx2.sh", "--print", path=fakes, **env)
+    expected = [str(tmp_path / "my bin/llama-cli"), "-m", str(model), *SMALL, "-sm", "none", "-ngl", "12"]
+    assert shlex.split(done.stdout) == expected
+    done = run(release / "run-nx2.sh", path=fakes, **env)
+    assert done.returncode == 1
+    assert "no program" in done.stderr.splitlines()[-1]
+    built = program(release / "build/out/bin", "llama-server", "exit 1")
+    done = run(release / "run-nx2.sh", "--print", path=fakes)
+    assert shlex.split(done.stdout)[0] == str(built)
+
+
+def test_run_sources_oneapi_without_handing_it_the_users_arguments(release, fakes, tmp_path):
+    (tmp_path / "oneapi").mkdir()
+    (tmp_path / "oneapi/setvars.sh").write_text(
+        'false; echo "$unset_variable" >/dev/null; [[ $* == --force ]] && export NX2_NGL=5\n'
+    )
+    done = run(release / "run-nx2.sh", "--print", "--", "--port", "1", path=fakes, ONEAPI_ROOT=str(tmp_path / "oneapi"))
+    assert done.returncode == 0, done.stderr
+    assert shlex.split(done.stdout)[-4:] == ["-ngl", "5", "--port", "1"]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, CPU), (1, ONE), (2, ALL)])
+def test_run_within_a_budget(release, fakes, count, expected):
+    devices(fakes, "sycl-ls", count)
+    done = run(release / "run-nx2.sh", "--budget-mib", "15000", "--print", "--", "-c", "512", path=fakes)
+    assert done.returncode == 0, done.stderr
+    budget = ["--override-kv", "general.tensor_variant.budget_mb=int:15000"]
+    assert shlex.split(done.stdout)[3:] == [*budget, *expected, "-c", "512"]
+
+
+@pytest.mark.parametrize(
+    ("vram", "plan", "expected"),
+    [
+        ("16", "--override-kv general.tensor_variant.budget_mb=int:15550 -c 4096", ONE),
+        # the plan has its split
+        (
+            "16,12",
+            "--override-kv general.tensor_variant.budget_mb=int:26000 -c 4096 -sm layer -ts 20.5,20.5",
+            ["-ngl", "999"],
+        ),
+    ],
+)
+def test_run_fitted_to_cards(release, fakes, vram, plan, expected):
+    devices(fakes, "sycl-ls", 2)
+    # as prune-dual would: it is asked for the engine's options, with the twin and the context
+    program(fakes, "python3", f"printf '%s|' \"$@\" >&2; echo '{plan}'")
+    done = run(release / "run-nx2.sh", "--vram-gib", vram, "--ctx", "4096", "--print", path=fakes)
+    assert done.returncode == 0, done.stderr
+    assert shlex.split(done.stdout)[3:] == [*plan.split(), *expected]
+    asked = f"prune-dual.py|--dual|{release / TWIN}|--vram-gib|{vram}|--ctx|4096|--engine-flags|"
+    assert asked in done.stderr
+
+
+def test_run_says_why_nothing_fits(release, fakes):
+    program(fakes, "python3", "echo 'prune-dual: does not fit' >&2; exit 1")
+    done = run(release / "run-nx2.sh", "--vram-gib", "8", path=fakes)
+    assert (done.returncode, done.stderr) == (1, "prune-dual: does not fit\n")
+    (fakes / "python3").unlink()
+    done = run(release / "run-nx2.sh", "--vram-gib", "8", path=fakes)
+    assert done.returncode == 1
+    assert done.stderr.startswith("run-nx2.sh: --vram-gib needs python3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget-mib", "1.5"], "--budget-mib is '1.5'"),
+        (["--budget-mib"], "--budget-mib needs a value"),
+        (["--budget-mib", "1", "--sm", "on"], "exclude each other"),
+        (["--vram-gib", "16", "--budget-mib", "1"], "exclude each other"),
+        (["--ctx", "512"], "--ctx goes with --vram-gib"),
+        (["--vram-gib", "16", "--ctx", "many"], "--ctx is 'many'"),
+    ],
+)
+def test_run_refuses(release, fakes, arguments, message):
+    done = run(release / "run-nx2.sh", *arguments, path=fakes)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_run_faults(release, fakes):
+    program(fakes, "llama-server", "exit 1")
+    done = run(release / "run-nx2.sh", "--sm", "sideways", path=fakes)
+    assert done.stderr == "run-nx2.sh: --sm is 'sideways'; it can be off, on or auto\n"
+    done = run(release / "run-nx2.sh", path=fakes, NX2_MODEL="/no/such.gguf")
+    assert done.returncode == 1
+    assert "no model at /no/such.gguf" in done.stderr
