@@ -1,9 +1,15 @@
-"""KL divergence by ranges of chunks: what llama-perplexity saves of each adds up to what one run prints."""
+"""KL divergence: what llama-perplexity saves of ranges of chunks adds up, and a model is no different from itself."""
 
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from measure_quality import parse_summary
+from phase_twin.positions import Positions
+from phase_twin.quality import describe
+from write_reference_logits import logits_nbytes
 
 pytestmark = pytest.mark.engine
 
@@ -80,7 +86,59 @@ def test_logits_of_a_range_are_those_of_the_whole(write_logits, logits, tmp_path
     tokens, values = 4 * N_CTX, 2 * (N_VOCAB + 4) * (N_CTX // 2 - 1)
     assert cut[20 : 20 + 2 * tokens] == whole[20 + 2 * tokens : 20 + 4 * tokens]
     start = 20 + CHUNKS * tokens
-    assert cut[20 + 2 * tokens :] == whole[start + 2 * values : start + 4 * values]
+    assert cut[20 + 2 * tokens : 20 + 2 * tokens + 2 * values] == whole[start + 2 * values : start + 4 * values]
+    # what is exact of each prediction stands behind
+    exact = 8 * (N_CTX // 2 - 1)
+    assert cut[20 + 2 * tokens + 2 * values :][:8] == whole[start + CHUNKS * values :][:8] == b"_exact__"
+    assert cut[-2 * exact :] == whole[-4 * exact : -2 * exact]
+
+
+def test_logits_are_as_long_as_their_head_says(logits):
+    assert logits.stat().st_size == logits_nbytes(logits)
+
+
+@pytest.fixture(scope="module")
+def itself(compare, root, tmp_path_factory) -> tuple[str, Path]:
+    """The reference model against its own logits: what is printed, and what is kept of each position."""
+    path = tmp_path_factory.mktemp("itself") / "part"
+    bf16 = root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"
+    return compare("-m", bf16, "-o", path), path
+
+
+def test_a_model_against_itself(itself):
+    printed, path = itself
+    for row in (parse_summary(printed), describe(Positions.read_parts([path], N_CTX, None))):
+        assert abs(row["kld_mean"]) <= 1e-6
+        assert row["top1"] == pytest.approx(100, abs=1e-6)
+        assert row["ppl_ratio"] == pytest.approx(1, abs=1e-6)
+
+
+def test_the_likelihood_of_the_reference_is_not_clipped(itself, logits):
+    positions = Positions.read_parts([itself[1]], N_CTX, None)
+    exact = np.frombuffer(logits.read_bytes()[-8 * positions.nll.size :], "<f4,<i4")
+    assert np.array_equal(positions.nll_base.ravel(), exact["f0"])
+    assert np.array_equal(positions.nll, positions.nll_base)
+
+
+def test_logits_of_other_versions_are_read(compare, logits, tmp_path):
+    """They end where the exact predictions begin."""
+    old = tmp_path / "old.kld"
+    data = logits.read_bytes()
+    old.write_bytes(data[: data.index(b"_exact__", len(data) - 8 - 8 * CHUNKS * (N_CTX // 2 - 1))])
+    told = compare("--kl-divergence-base", old)
+    assert "has no exact predictions" in told
+    new, before = parse_summary(compare()), parse_summary(told)
+    assert before["kld_mean"] == new["kld_mean"]
+    assert before["ppl_ratio"] >= new["ppl_ratio"]
+
+
+def test_what_is_kept_is_what_is_printed(compare, tmp_path):
+    printed = parse_summary(compare("-o", tmp_path / "part"))
+    row = describe(Positions.read_parts([tmp_path / "part"], N_CTX, None))
+    assert row["kld_mean"] == pytest.approx(printed["kld_mean"], abs=1e-6)
+    assert row["kld_p999"] == pytest.approx(printed["kld_p999"], abs=1e-5)
+    assert row["top1"] == pytest.approx(printed["top1"], abs=1e-3)
+    assert row["ppl_ratio"] == pytest.approx(printed["ppl_ratio"], abs=1e-6)
 
 
 def test_a_cut_part_is_refused(run, parts, tmp_path):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from phase_twin.documents import chunk_documents
+import gguf_files
+from phase_twin.documents import chunk_documents, documents_of, read_vocabulary
 from phase_twin.errors import UserError
 from phase_twin.positions import HEAD, MAGIC, Positions
 from phase_twin.quality import compare, describe
@@ -116,10 +117,39 @@ def test_what_is_no_part_is_refused(tmp_path, data):
         Positions.read_parts([tmp_path / "part"], N_CTX, None)
 
 
+HEADING = r"^ = [^=].* = $"
+
+
+def write_vocabulary(path, tokens: list[str], kind: str = "gpt2"):
+    keys = [("tokenizer.ggml.model", "str", kind), ("tokenizer.ggml.tokens", "[str]", tokens)]
+    gguf_files.write(path, [*gguf_files.PLAIN, *keys], [])
+    return path
+
+
+def test_documents_are_found_in_the_tokens_of_the_logits(tmp_path):
+    # as byte pairs are written: a space is Ġ, a line's end Ċ; the two bytes of é
+    model = write_vocabulary(tmp_path / "model.gguf", ["a", "Ċ", "Ġ=ĠTitleĠ=", "Ã©", "<|end|>"])
+    assert read_vocabulary(model) == [b"a", b"\n", b" = Title =", "é".encode(), b"<|end|>"]
+    tokens = np.array([[3, 3, 1, 2, 1, 0, 0, 0], [0] * 8, [0, 1, 2, 1, 0, 0, 0, 0]], "<i4")
+    logits = tmp_path / "logits.kld"
+    logits.write_bytes(b"_logits_" + np.array([8, 5, 3], "<u4").tobytes() + tokens.tobytes() + bytes(100))
+    assert list(documents_of(logits, model, r"^ = [^=].* =$")) == [0, 0, 1]
+    assert documents_of(logits, model, None) is None
+    other = write_vocabulary(tmp_path / "other.gguf", ["a"] * 5, kind="llama")
+    assert documents_of(logits, other, HEADING) is None
+
+
+def test_what_are_no_logits_is_refused(tmp_path):
+    model = write_vocabulary(tmp_path / "model.gguf", ["a"])
+    (tmp_path / "logits.kld").write_bytes(b"something else, long enough")
+    with pytest.raises(UserError, match=r"logits\.kld: no logits of llama-perplexity"):
+        documents_of(tmp_path / "logits.kld", model, HEADING)
+
+
 def test_chunks_belong_to_the_document_of_their_middle():
     vocabulary = [b"a", b"\n", b" = Title = \n", b" = = Part = = \n"]
     text = [2, 0, 0, 1, 3, 0, 0, 1] + [0, 0, 0, 1, 2, 0, 0, 1] + [0] * 8 + [1, 2, 0, 0, 0, 0, 0, 0]
     tokens = np.array(text).reshape(4, 8)
     # predicted is the second half; the second chunk's middle is in the second document
-    assert list(chunk_documents(tokens, vocabulary, r"^ = [^=].* = $")) == [0, 1, 1, 2]
+    assert list(chunk_documents(tokens, vocabulary, HEADING)) == [0, 1, 1, 2]
     assert list(chunk_documents(tokens, vocabulary, "no such line")) == [0, 0, 0, 0]

@@ -38,6 +38,7 @@ def test_everything_is_there(nano):
         "bench/quality.json",
         "bench/quality.svg",
         "bench/quality.png",
+        "bench/quality/variant-0.npz",
         "bench/speed.json",
         "rank/measured.json",
         "curve.json",
