@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LEGACY_ENV, Run
 from gguf_files import (
     BAD_IQ3_A770,
     F32,
@@ -23,6 +22,7 @@ from gguf_files import (
     write,
 )
 from prune_dual import IQ3_A770_CODEBOOK, Gguf, Twin
+from small_run import LEGACY_ENV, Run
 
 pytestmark = pytest.mark.engine
 
