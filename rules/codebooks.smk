@@ -88,9 +88,7 @@ rule gather_codebooks:
             run=range(CFG.study.codebook_runs),
         ),
         qualities=expand(rules.measure_quality.output.row, label=CODEBOOK_CASES),
-        positions=expand(
-            rules.measure_quality.output.positions, label=CODEBOOK_CASES
-        ),
+        positions=expand(rules.measure_quality.output.positions, label=CODEBOOK_CASES),
     output:
         table=results("study/codebooks.json"),
     log:

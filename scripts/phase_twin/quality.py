@@ -45,7 +45,7 @@ def describe(positions: Positions) -> dict[str, float]:
 
 def difference(value: float, error: float) -> dict[str, float]:
     """A difference, its standard error, and how many of these it is: `diff`, `err`, `z`."""
-    return {"diff": rounded(value), "err": rounded(error), "z": round(value / error, 2) if error > 0 else 0.0}
+    return {"diff": rounded(value), "err": rounded(error), "z": round(float(value / error), 2) if error > 0 else 0.0}
 
 
 def compare(positions: Positions, base: Positions) -> dict[str, dict[str, float]]:

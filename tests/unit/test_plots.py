@@ -35,7 +35,7 @@ def quality() -> pd.DataFrame:
 
 def speed(depths: list[int]) -> pd.DataFrame:
     rows = [
-        {"label": label, "test": test, "depth": depth, "t_s": t_s / (1 + depth / 9000), "stddev": t_s / 9}
+        {"label": label, "test": test, "depth": depth, "t_s": t_s / (1 + depth / 9000), "stddev": t_s / 30}
         for label in OURS | STOCK
         for test, t_s in (("pp512", 1234.5), ("tg128", 61.2))
         for depth in depths
