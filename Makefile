@@ -79,9 +79,11 @@ $(VALIDATOR_VENV)/.ready: envs/validator.lock | host
 	$(VALIDATOR_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/validator.lock
 	touch $@
 
-# the nano run comes first, where it shows its progress; the tests look at what it made
+# the nano run comes first, where it shows its progress; the tests look at what it made. Those that need no engine share
+# the cores; the others start programs that take all of them
 test: lint nano setup-validator
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(CORES) tests/unit
+	$(BIN)/pytest --ignore tests/unit
 
 .PHONY: clang
 clang:

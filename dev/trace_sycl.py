@@ -43,6 +43,8 @@ TOKENS = 3
 MODES = {
     "dormant": {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},
     "live": {},
+    # what a card does by default: its ESIMD kernels for dense K-quants need no quantized input either
+    "live, dense DMMV": {"GGML_SYCL_PRIORITIZE_DMMV": "1"},
 }
 CALLS = {
     "kernels": r"urEnqueueKernelLaunch\w*",

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rocrate.model import (
     ComputationalWorkflow,
@@ -184,7 +185,8 @@ class Crate:
             return self.crate.add(
                 File(self.crate, dest_path=str(Path(path).relative_to(self.folder)), properties=properties)
             )
-        return self.described(f"#{path}", "File", **properties)
+        # readers drop what an address may not hold
+        return self.described(f"#{quote(path)}", "File", **properties)
 
     def action(
         self, name: str, description: str, instrument: Any, start: float, end: float, **more: list[Any]

@@ -10,11 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from small_run import NANO_CONFIG, ROOT, run_in_an_odd_place
-
-LEGACY_ENV = "GGUF_IQ3_A770_LEGACY_ID"
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from small_run import LEGACY_ENV, NANO_CONFIG, ROOT, Run, run_in_an_odd_place
 
 
 @pytest.fixture(scope="session")

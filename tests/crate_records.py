@@ -32,9 +32,9 @@ def make_up_run() -> SimpleNamespace:
         Path(name).write_text(name)
     convert = (["checkpoint"], 1000.0, 1010.0)
     records = {
-        "bf16.gguf": record("convert", *convert),  # temporary: gone
+        "für pack.gguf": record("convert", *convert),  # temporary: gone
         "results/some/mmproj.gguf": record("convert", convert[0], 1000.0, 1010.5),
-        "results/some/twin.gguf": record("pack", ["bf16.gguf", "results/some/mmproj.gguf"], 1020.0, 1030.0),
+        "results/some/twin.gguf": record("pack", ["für pack.gguf", "results/some/mmproj.gguf"], 1020.0, 1030.0),
     }
     return SimpleNamespace(metadata=lambda path: records.get(str(path)))
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from phase_twin.files import sha256_file
@@ -11,6 +12,9 @@ from phase_twin.files import sha256_file
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = 50  # that docs/faults.md promises
 NANO_CONFIG = "config/nano.yaml"
+LEGACY_ENV = "GGUF_IQ3_A770_LEGACY_ID"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 MODEL = "models/ein kleines Modell für Prüfungen"
 OVERLAY = f"""\

@@ -3,9 +3,9 @@
 import pytest
 
 import patches
-from conftest import NANO_CONFIG
 from phase_twin.series import read_series
 from phase_twin.try_patches import try_series
+from small_run import NANO_CONFIG
 
 pytestmark = pytest.mark.engine
 

@@ -43,7 +43,7 @@ def test_a_session_of_the_old_base_is_refused(run, model, tmp_path):
     assert "will create" in complete(path)
     assert re.search(r"loaded a session with prompt size of \d\d tokens", complete(path))
     said = complete(aged(path), code=1)
-    assert re.search(r"version\b.*\b0*9$", said, re.MULTILINE)
+    assert "session file has version 9, but this build reads version 10: it was saved by another version" in said
     assert f"failed to load session file '{path.parent}/old-session'" in said
 
 
@@ -65,5 +65,5 @@ def test_a_slot_of_the_old_base_is_refused(engine_bin, model, tmp_path):
         assert slot("save", "slot") == 200
         assert slot("restore", "slot") == 200
         assert slot("restore", aged(tmp_path / "slot").name) == 400
-        assert re.search(r"version\b.*\b0*2$", server.log, re.MULTILINE)
+        assert "sequence state file has version 2, but this build reads version 3" in server.log
         assert server.healthy()

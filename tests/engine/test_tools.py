@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Run
 from gguf_files import (
     BAD_IQ3_A770,
     F32,
@@ -26,6 +25,7 @@ from gguf_files import (
     write,
 )
 from prune_dual import IQ3_A770_CODEBOOK, Gguf, Twin
+from small_run import Run
 
 pytestmark = pytest.mark.engine
 

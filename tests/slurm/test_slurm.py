@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from cluster import PROGRAMS, Cluster, Job
 
-from conftest import NANO_CONFIG
 from phase_twin.results import read_result
+from small_run import NANO_CONFIG
 
 pytestmark = [
     pytest.mark.slurm,

@@ -9,6 +9,8 @@ from rocrate.rocrate import ROCrate
 import write_crate
 from crate_records import ENGINE, describe, make_up_run
 
+TEMPORARY = "#f%C3%BCr%20pack.gguf"
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
@@ -23,7 +25,7 @@ def ids(value) -> list[str]:
 def test_jobs_come_in_their_order_with_all_their_outputs(run):
     jobs = write_crate.read_jobs(run, ["results/some/twin.gguf"])
     assert [(job.rule, sorted(job.outputs), job.started, job.ended) for job in jobs] == [
-        ("convert", ["bf16.gguf", "results/some/mmproj.gguf"], 1000.0, 1010.5),
+        ("convert", ["für pack.gguf", "results/some/mmproj.gguf"], 1000.0, 1010.5),
         ("pack", ["results/some/twin.gguf"], 1020.0, 1030.0),
     ]
 
@@ -34,13 +36,13 @@ def test_the_graph_leads_from_the_twin_to_the_checkpoint(run):
         entity for entity in graph.values() if "twin.gguf" in ids(entity.get("result", [])) and entity["@id"] != "#run"
     )
     assert pack["startTime"] == "1970-01-01T00:17:00+00:00"
-    assert {"mmproj.gguf", "#bf16.gguf"} <= set(ids(pack["object"]))
-    convert = next(entity for entity in graph.values() if "#bf16.gguf" in ids(entity.get("result", [])))
+    assert {"mmproj.gguf", TEMPORARY} <= set(ids(pack["object"]))
+    convert = next(entity for entity in graph.values() if TEMPORARY in ids(entity.get("result", [])))
     assert "#checkpoint" in ids(convert["object"])
     assert graph[ids(convert["instrument"])[0]]["softwareVersion"] == "1.2"
     assert graph["twin.gguf"]["sha256"] == hashlib.sha256(b"results/some/twin.gguf").hexdigest()
     assert graph["#checkpoint"]["contentSize"] == "10"
-    assert "sha256" not in graph["#bf16.gguf"]
+    assert "sha256" not in graph[TEMPORARY]
 
 
 def test_the_run_names_versions_settings_and_machine(run):

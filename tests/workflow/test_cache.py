@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import NANO_CONFIG
 from phase_twin.files import sha256_file
 from phase_twin.results import read_result
+from small_run import NANO_CONFIG
 
 pytestmark = pytest.mark.nano
 

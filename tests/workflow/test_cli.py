@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import NANO_CONFIG
+from small_run import NANO_CONFIG
 
 SYCL = 'engine={"backend":"sycl"}'
 RULES_OF_THE_CHAIN = (

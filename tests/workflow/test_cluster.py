@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import NANO_CONFIG
+from small_run import NANO_CONFIG
 
 # how each profile says that a job shares its node with none
 PROFILES = {

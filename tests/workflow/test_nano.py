@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import NANO_CONFIG
 from phase_twin.codebook import Codec
 from phase_twin.engine import BATCH, override
 from phase_twin.expert_matrices import expert_tensors, matrices
@@ -15,6 +14,7 @@ from phase_twin.files import sha256_file
 from phase_twin.results import MADE_BY, read_result
 from prune_dual import IQ3_A770_CODEBOOK, VARIANT_PREFIX, Gguf, Twin
 from rank_groups import read_imatrix
+from small_run import NANO_CONFIG
 from update_tables import quality_table
 
 pytestmark = pytest.mark.nano

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import NANO_CONFIG
-from small_run import ROOT
+from small_run import NANO_CONFIG, ROOT
 
 pytestmark = pytest.mark.nano
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import add_sums
-from conftest import NANO_CONFIG
 from phase_twin.errors import UserError
 from phase_twin.results import read_result
+from small_run import NANO_CONFIG
 
 pytestmark = pytest.mark.nano
 

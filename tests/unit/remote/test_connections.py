@@ -152,8 +152,8 @@ def test_servers_that_are_silent_are_not_waited_for_one_by_one(monkeypatch, tmp_
         silence.wait(30)
 
     journal = SimpleNamespace(done=[0] * 8)
-    chunks = [chunks.Chunk(number, number, 1) for number in range(8)]
+    several = [chunks.Chunk(number, number, 1) for number in range(8)]
     before = time.monotonic()
-    refused(fetching.Fetch(SimpleNamespace(fetch=bring), tmp_path, chunks, journal, None).run, "refused")
+    refused(fetching.Fetch(SimpleNamespace(fetch=bring), tmp_path, several, journal, None).run, "refused")
     assert time.monotonic() - before < 4 * fetching.PATIENCE_S
     silence.set()
