@@ -119,7 +119,7 @@ def assert_complete(output: Path) -> None:
 
 def test_the_projects_sources_are_valid():
     sources = load_sources(ROOT / "config/sources.yaml")
-    assert sources.engine.commit.startswith("f0156d140")
+    assert sources.engine.commit.startswith("0c1e57098")
     assert sources.checkpoints["nex-n2-mini"].repo == "nex-agi/Nex-N2-mini"
     assert sources.texts["wikitext2_test"].bytes == 1290590
 
