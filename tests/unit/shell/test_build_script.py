@@ -75,7 +75,7 @@ def test_build(build, release, source):
     configure, compile_ = calls
     tree = work_of(release) / source
     assert configure.startswith(f"-S {tree} -B {release}/build/out -G Ninja -DCMAKE_BUILD_TYPE=Release ")
-    assert f"-DLLAMA_BUILD_NUMBER={ENGINE.tag[1:]}" in configure
+    assert f"-DLLAMA_BUILD_NUMBER={ENGINE['tag'][1:]}" in configure
     assert "SYCL" not in configure
     assert configure.endswith("-DSOME=1")
     assert compile_ == f"--build {release}/build/out -j 3 --target {' '.join(BUILT)}"
