@@ -13,5 +13,7 @@ except ModuleNotFoundError as error:
     if error.name != "gguf":
         raise
     sys.exit("prune-dual: the Python package gguf is missing: pip install gguf")
+except KeyboardInterrupt:
+    sys.exit(130)
 
 sys.exit(main())

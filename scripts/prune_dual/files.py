@@ -16,12 +16,16 @@ def check_output(path: Path, sources: Iterable[Path], force: bool) -> None:
     """Raise a GgufError unless `path` may be written."""
     if not path.parent.is_dir():
         raise GgufError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_symlink() and not path.is_file():
+        raise GgufError(f"{path}: is a link to {os.readlink(path)}, which is no file; name a file")
     if path.exists():
         for source in sources:
             if path.samefile(source):
                 raise GgufError(f"{path}: is the input {source}; choose another name for the output")
         if path.is_dir():
             raise GgufError(f"{path}: is a folder; name a file")
+        if not path.is_file():
+            raise GgufError(f"{path}: is a device or a pipe; name a file")
         if not force:
             raise GgufError(f"{path}: exists already; --force replaces it")
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .errors import amount
 
@@ -11,13 +11,15 @@ Progress = Callable[[int, int], None]
 
 def show_progress(done: int, total: int) -> None:
     """Tell bytes done of a total on the terminal, always on the same line."""
-    print(f"\rprune-dual: {amount(done)} of {amount(total)}  ", end="", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal has gone; the work goes on
+        print(f"\rprune-dual: {amount(done)} of {amount(total)}  ", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def live_progress() -> Iterator[Progress | None]:
     """Yield what shows progress on a terminal, and end its line; None elsewhere."""
-    live = sys.stderr.isatty()
+    live = sys.stderr is not None and sys.stderr.isatty()
     yield show_progress if live else None
     if live:
-        print(file=sys.stderr)
+        with suppress(OSError):
+            print(file=sys.stderr)

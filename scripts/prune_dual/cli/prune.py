@@ -17,14 +17,16 @@ from ..transport.sources import find_manifest, open_source
 from ..twin.groups import KEY_BUDGET_MB, KEY_DEFAULT
 from ..twin.plain import plain_layout
 from ..twin.selection import Selection, select
+from .arguments import Parser, location, output_path
 from .options import account_json, account_text, add_options, card_fits, plan_for, vram
+from .output import OutputError, one_line, say
 from .table import card_table
 
 log = logging.getLogger("prune-dual")
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="prune-dual",
         description="Cut a phase twin down to one plain GGUF.",
         epilog="prune-dual verify --help tells how to check a downloaded release.",
@@ -32,10 +34,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--dual",
         required=True,
+        type=location,
         metavar="IN.gguf",
         help="the twin; never changed. A path, URL or hf://REPO/FILE@REVISION",
     )
-    parser.add_argument("--out", type=Path, metavar="OUT.gguf", help="the file to write")
+    parser.add_argument("--out", type=output_path, metavar="OUT.gguf", help="the file to write")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--budget-mb", type=_u32, metavar="N", help="MiB of weights to fit; 0: the twin's default")
     what.add_argument(
@@ -52,6 +55,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--verify", action="store_true", help="read OUT.gguf back and compare it with its source")
     parser.add_argument(
         "--manifest",
+        type=location,
         metavar="PATH|URL",
         help="SHA-256 of the twin's tensors (manifest.json beside it); none: do without",
     )
@@ -95,21 +99,24 @@ def run_prune(argv: Sequence[str]) -> None:
         elif args.out:
             outlook = _outlook(args, source, plain_layout(twin, selection))
         if args.engine_flags:
-            print(" ".join(_engine_flags(args, selection, plan)))
-            return
-        if args.json:
-            print(account_json(plan) if plan else selection.json())
-            return
-        print(f"{source.where}: {len(twin.groups)} groups, {amount(selection.variant0_bytes)} with all at variant 0")
-        limit = f" within {args.budget_mb} MiB" if args.budget_mb else ""
-        print(f"promoted {len(selection.promoted)} of {len(twin.groups)}: {amount(selection.selected_bytes)}{limit}")
-        if args.dry_run:
-            print(card_table(source, card_fits(twin, args), selection))
-        if plan:
-            print(account_text(plan))
-        if args.dry_run and args.out:
-            print(outlook)
-        print("dry run: nothing written" if args.dry_run else f"wrote {args.out} ({amount(size)})")
+            lines = [" ".join(_engine_flags(args, selection, plan))]
+        elif args.json:
+            lines = [account_json(plan) if plan else selection.json()]
+        else:
+            where, groups = one_line(source.where), len(twin.groups)
+            limit = f" within {args.budget_mb} MiB" if args.budget_mb else ""
+            lines = [
+                f"{where}: {groups} groups, {amount(selection.variant0_bytes)} with all at variant 0",
+                f"promoted {len(selection.promoted)} of {groups}: {amount(selection.selected_bytes)}{limit}",
+            ]
+            lines += [card_table(source, card_fits(twin, args), selection)] if args.dry_run else []
+            lines += [account_text(plan)] if plan else []
+            lines += [one_line(outlook)] if args.dry_run and args.out else []
+            lines.append("dry run: nothing written" if args.dry_run else one_line(f"wrote {args.out} ({amount(size)})"))
+        try:
+            say("\n".join(lines))
+        except OutputError as error:
+            raise error if args.dry_run else OutputError(f"{error}, but {args.out} is written", error.code) from None
 
 
 def _engine_flags(args: argparse.Namespace, selection: Selection, plan: Plan | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,8 +31,10 @@ class Curve:
         """Read `{"points": [{"bytes": ..., "kld_predicted": ...}]}`; raises ValueError saying what is wrong."""
         try:
             points = {float(p["bytes"]): float(p["kld_predicted"]) for p in json.loads(text)["points"]}
-        except (TypeError, KeyError, RecursionError) as error:
+        except (TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError(f"no list of points with bytes and kld_predicted ({error})") from None
+        if not all(math.isfinite(number) for point in points.items() for number in point):
+            raise ValueError("a number is not finite")
         if not points:
             raise ValueError("it has no points")
         return cls(sorted(points), [points[nbytes] for nbytes in sorted(points)])

@@ -1,6 +1,5 @@
 """The command `verify`: whether a downloaded release is what its manifest says, and who signed that."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +8,18 @@ from ..errors import GgufError, amount
 from ..manifest.release import find_faults, read_manifest
 from ..manifest.signature import check_signature
 from ..progress import live_progress
+from .arguments import Parser, folder_path
+from .output import complain, one_line, say
 
 
 def run_verify(argv: Sequence[str]) -> None:
     """Run `prune-dual verify`; raises GgufError if something is not as released."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="prune-dual verify", description="Check a downloaded release: every file against manifest.json."
     )
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the release (beside this program)")
+    parser.add_argument(
+        "folder", nargs="?", type=folder_path, metavar="FOLDER", help="the release (beside this program)"
+    )
     parser.add_argument("--present", action="store_true", help="check the files that are there; none is missed")
     parser.add_argument(
         "--key", help="who must have signed it: a minisign public key or its file, or a GPG fingerprint"
@@ -28,11 +31,10 @@ def run_verify(argv: Sequence[str]) -> None:
     with live_progress() as progress:
         faults = find_faults(folder, manifest, present=args.present, progress=progress)
     for fault in faults:
-        print(f"prune-dual: {fault}", file=sys.stderr)
+        complain(fault)
     if faults:
         raise GgufError(f"{folder}: {len(faults)} of {len(manifest.files)} files are not as released")
     checked = [entry for entry in manifest.files if (folder / entry.name).is_file()]
     size = amount(sum(entry.bytes for entry in checked))
-    print(f"{folder}: {len(checked)} of {len(manifest.files)} files are as released, {size}")
-    if signed:
-        print(signed)
+    lines = [one_line(f"{folder}: {len(checked)} of {len(manifest.files)} files are as released, {size}")]
+    say("\n".join(lines + ([one_line(signed)] if signed else [])))

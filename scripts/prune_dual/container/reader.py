@@ -6,6 +6,7 @@ The reader of the gguf package rejects tensor type 770 (IQ3_A770), and maps whol
 import math
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -110,6 +111,8 @@ class Gguf:
         """
         path = Path(path)
         try:
+            if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+                raise GgufError(f"{path}: is a device or a pipe, a model is read at many places; name a file")
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 return cls._parse(_Cursor(file, size, path, path, path), legacy_type_42)

@@ -1,5 +1,6 @@
 """Who signed a manifest: minisign, or GPG."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -36,7 +37,7 @@ def check_signature(folder: Path, key: str | None) -> str | None:
 
 
 def _check_minisign(path: Path, signature: Path, key: str) -> None:
-    given = ["-p", key] if Path(key).is_file() else ["-P", key]
+    given = ["-p", key] if os.path.isfile(key) else ["-P", key]
     _run(["minisign", "-Vm", str(path), "-x", str(signature), *given], signature)
 
 

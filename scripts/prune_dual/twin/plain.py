@@ -53,13 +53,18 @@ def _plain_kv(twin: Twin, selection: Selection, kept: list[Tensor]) -> dict[str,
     file_type = _file_type(twin, selection, kept)
     added = [] if file_type is None else [encode_kv(KEY_FILE_TYPE, "u32", file_type)]
     added += [
-        encode_kv(PROVENANCE_PREFIX + "pruned_from", "str", twin.gguf.path.name),
+        encode_kv(PROVENANCE_PREFIX + "pruned_from", "str", _text(twin.gguf.path.name)),
         encode_kv(PROVENANCE_PREFIX + "budget_mb", "u32", selection.budget_bytes // MIB),
         encode_kv(PROVENANCE_PREFIX + "promoted", "u32", len(selection.promoted)),
     ]
     if any(tensor.type == IQ3_A770 for tensor in kept):
         added += iq3_a770_kv()
     return kv | {entry.name: entry for entry in added}
+
+
+def _text(name: str) -> str:
+    """A file's name as UTF-8 can say it; that of an older file may be in another encoding."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _file_type(twin: Twin, selection: Selection, kept: list[Tensor]) -> int | None:

@@ -52,3 +52,9 @@ def test_curve():
     assert [curve.at(nbytes) for nbytes in (9, 10, 12.5, 20, 21)] == [None, 2, 1.75, 1, None]
     with pytest.raises(ValueError, match="no points"):
         Curve.parse(b'{"points": []}')
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "9" * 400, '"nan"', "null"])
+def test_a_curve_of_odd_numbers_is_none(number):
+    with pytest.raises(ValueError, match=r"finite|no list of points"):
+        Curve.parse(b'{"points": [{"bytes": %s, "kld_predicted": 1}]}' % number.encode())
