@@ -100,7 +100,7 @@ def test_layers_split_over_two_devices(nano, sycl, root):
         assert len(set(re.findall(r"SYCL\d model buffer size", done.stderr))) == int(devices)
         said.append(done.stdout)
     assert said[0] == said[1]
-    assert len(said[0].split()) > 10
+    assert len(said[0].split()) >= 10
 
 
 @pytest.mark.parametrize("ubatch", [128, 512])
