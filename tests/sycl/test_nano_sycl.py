@@ -92,7 +92,7 @@ def test_quality_token_by_token(measure, phase):
 def test_layers_split_over_two_devices(nano, sycl, root):
     # not llama-perplexity: the backend frees its host memory with the wrong device at exit, where each has a platform
     command = [*sycl("llama-completion"), *SYCL_FLAGS, "-m", root / TWIN, "-lv", "4", "-p", "The quick brown"]
-    command += ["-n", "24", "--temp", "0", "-no-cnv"]
+    command += ["-n", "32", "--temp", "0", "-no-cnv"]
     said = []
     for devices in "12":
         env = os.environ | LIVE | {"SYCL_RUN_DEVICES": devices}
@@ -102,7 +102,7 @@ def test_layers_split_over_two_devices(nano, sycl, root):
         assert len(set(re.findall(r"SYCL\d model buffer size", done.stderr))) == int(devices)
         said.append(done.stdout)
     assert said[0] == said[1]
-    assert len(said[0].split()) >= 10
+    assert len(said[0].split()) > 10
 
 
 @pytest.mark.parametrize("ubatch", [128, 512])
