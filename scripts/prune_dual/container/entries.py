@@ -62,10 +62,13 @@ class Kv:
             raise GgufError(f"key {self.name!r}: its value of {self.nbytes} bytes is too large")
         raw = self.raw if isinstance(self.raw, bytes) else self.raw.read()
         at = self._head
-        if not self.type.startswith("["):
-            return _decode(self.type, 1, raw, at)[0]
-        (count,) = struct.unpack_from("<Q", raw, at + 4)
-        return _decode(self.type[1:-1], count, raw, at + 12)
+        try:
+            if not self.type.startswith("["):
+                return _decode(self.type, 1, raw, at)[0]
+            (count,) = struct.unpack_from("<Q", raw, at + 4)
+            return _decode(self.type[1:-1], count, raw, at + 12)
+        except UnicodeDecodeError:
+            raise GgufError(f"key {self.name!r} is not UTF-8") from None
 
 
 def _decode(kind: str, count: int, raw: bytes, at: int) -> list[Any]:

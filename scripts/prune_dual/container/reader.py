@@ -169,10 +169,12 @@ class Gguf:
             return default
         if self.kv[key].type != kind:
             raise GgufError(f"{self.path}: key {key!r} is of type {self.kv[key].type}, should be {kind}")
+        return self.value(key)
+
+    def value(self, key: str) -> Any:
+        """The value of `key`, which is there, whatever its type."""
         try:
             return self.kv[key].value
-        except UnicodeDecodeError:
-            raise GgufError(f"{self.path}: key {key!r} is not UTF-8") from None
         except GgufError as error:
             raise GgufError(f"{self.path}: {error}") from None
 

@@ -93,7 +93,7 @@ class Model:
                 if default is None:
                     raise GgufError(f"{gguf.path}: key {key!r} is missing, memory cannot be counted without it")
                 return default
-            value: Any = gguf.kv[key].value
+            value: Any = gguf.value(key)
             values = set(value) if isinstance(value, list) else {value}
             if len(values) != 1 or not isinstance(value := values.pop(), int) or not 0 <= value < 1 << 31:
                 raise GgufError(f"{gguf.path}: key {key!r} is not one whole number, memory cannot be counted")
@@ -139,7 +139,7 @@ def _attention(gguf: Gguf, arch: str, n_layers: int, linear: bool, number: Any) 
         return (True,) * n_layers
     key = f"{arch}.attention.recurrent_layers"
     if key in gguf.kv:
-        recurrent = gguf.kv[key].value
+        recurrent = gguf.value(key)
         if not isinstance(recurrent, list) or len(recurrent) < n_layers:
             raise GgufError(f"{gguf.path}: key {key!r} should have an entry for each of {n_layers} layers")
         return tuple(not entry for entry in recurrent[:n_layers])

@@ -144,15 +144,8 @@ class Twin:
 
 def _n_loaded_blocks(gguf: Gguf) -> int | None:
     """How many blocks stand before an MTP head; None without one. What the engine makes of the same keys."""
-    arch = gguf.kv.get("general.architecture")
-    if arch is None or arch.type != "str":
-        return None
-
-    def number(name: str) -> int:
-        entry = gguf.kv.get(f"{arch.value}.{name}")
-        return entry.value if entry is not None and entry.type == "u32" else 0
-
-    n_all, n_mtp = number("block_count"), number("nextn_predict_layers")
+    arch = gguf.get("general.architecture", "str", "")
+    n_all, n_mtp = (gguf.get(f"{arch}.{name}", "u32", 0) for name in ("block_count", "nextn_predict_layers"))
     return n_all - n_mtp if 0 < n_mtp < n_all else None
 
 
