@@ -32,6 +32,7 @@ from prune_dual import (
     Kv,
     Span,
     Tensor,
+    about_bytes,
     check_iq3_a770,
     encode_kv,
     iq3_a770_kv,
@@ -195,6 +196,9 @@ def _twin_kv(model: Gguf, tensors: list[Tensor], provenance: dict[str, str | int
     if any(tensor.type == IQ3_A770 for tensor in tensors):
         ours += iq3_a770_kv()
     replaced = {entry.name for entry in ours} | {KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK}
+    if untrue := about_bytes(model):
+        log.warning("%s: %s: of that file's bytes, so not in the twin", model.path, ", ".join(untrue))
+    replaced |= set(untrue)
     kept = [e for e in model.kv.values() if e.name not in replaced and not e.name.startswith(VARIANT_PREFIX)]
     return kept + ours
 

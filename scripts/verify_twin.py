@@ -11,6 +11,7 @@ from phase_twin.errors import UserError
 from phase_twin.results import write_result
 from phase_twin.rule import Progress, run_rule, run_tool
 from prune_dual import (
+    KEY_ALIGNMENT,
     KEY_IQ3_A770_CODEBOOK,
     KEY_IQ3_A770_VERSION,
     MIB,
@@ -19,6 +20,7 @@ from prune_dual import (
     Selection,
     Tensor,
     Twin,
+    about_bytes,
     select,
     sha256_span,
 )
@@ -55,8 +57,8 @@ def verify_bytes(twin_path: Path, variant_paths: Sequence[Path]) -> dict[str, An
 
 
 def _compare_keys(twin: Gguf, model: Gguf) -> None:
-    # a source of before these keys may lack them; Twin.read has checked the twin's
-    for name in model.kv.keys() - {KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK}:
+    # a source of before the type's keys may lack them; Twin.read has checked the twin's, and its alignment
+    for name in model.kv.keys() - {KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK, KEY_ALIGNMENT} - {*about_bytes(model)}:
         entry = twin.kv.get(name)
         if entry is None or sha256_span(entry.raw) != sha256_span(model.kv[name].raw):
             raise UserError(f"{twin.path}: key {name} is not as in {model.path}")

@@ -18,10 +18,11 @@ release carries it as one file, prune-dual.py. Each part imports only from those
     cli        the command line
 """
 
-from .container.entries import Kv, Span, Tensor, encode_kv
+from .container.entries import KEY_ALIGNMENT, Kv, Span, Tensor, encode_kv
 from .container.hashing import sha256_span
 from .container.layout import Layout, lay_out
 from .container.reader import KEY_VERSION, MAX_ELEMENTS, VARIANT_PREFIX, Gguf
+from .container.statements import about_bytes
 from .container.tensor_types import (
     BLOCK_SIZES,
     FILE_TYPES,

@@ -67,7 +67,7 @@ def test_reads_what_the_stock_writer_writes(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("alignment", [1, 32, 4096])
+@pytest.mark.parametrize("alignment", [1, 8, 16, 32, 64, 4096])
 def test_stock_reader_reads_what_we_write(tmp_path, alignment):
     source = Gguf.read(gguf_files.write(tmp_path / "a.gguf", KEYS, TENSORS))
     kv = [*source.kv.values(), encode_kv("general.alignment", "u32", alignment), encode_kv("x.new", "[u32]", [7, 8])]
@@ -78,6 +78,13 @@ def test_stock_reader_reads_what_we_write(tmp_path, alignment):
     stock = gguf.GGUFReader(tmp_path / "b.gguf")
     assert [(t.name, t.data.tobytes()) for t in stock.tensors] == [(t.name, t.data) for t in TENSORS]
     assert list(stock.fields["x.new"].contents()) == [7, 8]
+    assert ours.alignment == stock.alignment == max(32, alignment)
+
+
+def test_an_alignment_is_told_where_the_keys_do_not(tmp_path):
+    source = Gguf.read(gguf_files.write(tmp_path / "a.gguf", PLAIN, TENSORS))
+    write_gguf(tmp_path / "b.gguf", source.kv.values(), source.tensors, alignment=64)
+    assert Gguf.read(tmp_path / "b.gguf").get("general.alignment", "u32") == 64
 
 
 def test_every_value_type_survives_encoding():

@@ -161,6 +161,17 @@ def test_a_terminal_that_lacks_a_character(here, monkeypatch, name):
     assert (len(lines), lines[-1].startswith("wrote out-")) == (3, True)
 
 
+@pytest.mark.parametrize(
+    "request_", [["--dry-run"], ["--dry-run", "--vram-gib", "16"], ["--out", "o.gguf", "--variant", "0"]]
+)
+def test_an_architecture_that_is_no_text(here, capsys, request_):
+    small_twin(here / "bad.gguf", groups=1)
+    data = (here / "bad.gguf").read_bytes()
+    (here / "bad.gguf").write_bytes(data.replace(b"qwen35moe", b"qwen35\xffoe"))
+    assert call("--dual", "bad.gguf", *request_) == 1
+    assert capsys.readouterr().err == "prune-dual: bad.gguf: key 'general.architecture' is not UTF-8\n"
+
+
 def test_a_link_to_a_file_is_replaced_on_request_only(here, capsys):
     (here / "kept.gguf").write_text("mine")
     os.symlink("kept.gguf", "link.gguf")

@@ -105,6 +105,31 @@ def test_an_expert_of_one_type_but_other_bytes_is_a_group(tmp_path):
     assert pack(paths, tmp_path / "twin.gguf", [expert(0, "up")], None) == [expert(0, "up")]
 
 
+@pytest.mark.parametrize("alignment", [8, 16, 64])
+def test_data_stands_on_32_bytes_at_least(tmp_path, alignment):
+    keys = [*PLAIN, ("general.alignment", "u32", alignment)]
+    paths = [
+        gguf_files.write(tmp_path / f"{kind}.gguf", keys, [filled("norm", (3,), F32), up], alignment=alignment)
+        for kind, up in (("low", UP), ("high", HIGH))
+    ]
+    pack(paths, tmp_path / "twin.gguf", [UP.name], None)
+    model = Gguf.read(tmp_path / "twin.gguf")
+    assert model.get("general.alignment", "u32") == model.alignment == max(32, alignment)
+    assert all(tensor.data.offset % max(32, alignment) == 0 for tensor in model.tensors)
+    assert verify_bytes(tmp_path / "twin.gguf", paths)["groups"] == 1
+
+
+def test_what_is_said_of_the_bytes_of_variant_0_does_not_go_into_the_twin(tmp_path, caplog):
+    said = [("c2pa:manifest", "[u8]", [1, 2]), ("general.source.sha256", "str", "of the checkpoint")]
+    paths = [gguf_files.write(tmp_path / f"{number}.gguf", PLAIN + said, [up]) for number, up in enumerate((UP, HIGH))]
+    pack(paths, tmp_path / "twin.gguf", [UP.name], None)
+    model = Gguf.read(tmp_path / "twin.gguf")
+    assert "c2pa:manifest" not in model.kv
+    assert model.get("general.source.sha256", "str") == "of the checkpoint"
+    assert f"{paths[0]}: c2pa:manifest: of that file's bytes, so not in the twin" in caplog.text
+    assert verify_bytes(tmp_path / "twin.gguf", paths)["groups"] == 1
+
+
 def test_same_bytes_each_time(variants, tmp_path):
     for name in ("a", "b"):
         pack(variants, tmp_path / name, ORDER, None)

@@ -392,6 +392,31 @@ def test_other_keys_are_copied_verbatim_and_alignment_is_kept(tmp_path):
     assert [tensor.data.read() for tensor in model.tensors] == [tensors[0].data, tensors[2].data]
 
 
+OF_THE_BYTES = ["c2pa:manifest", "c2pa:manifest.uri", "general.sha256", "x.signature", "file-hash", "blake3.data"]
+OF_OTHERS = ["phase_twin.patch_sha256", "general.source.hash", "qwen35moe.hash_layer_count", "x.shape", "x.sigma"]
+
+
+def test_statements_about_other_bytes_are_left_out_and_named(run, tmp_path):
+    small_twin(tmp_path / "twin.gguf", extra=[(name, "str", "said") for name in (*OF_THE_BYTES, *OF_OTHERS)])
+    done = run("--dual", "twin.gguf", "--out", "out.gguf", "--variant", "1")
+    names = ", ".join(OF_THE_BYTES)
+    assert done.stderr == f"prune-dual: twin.gguf: {names}: of that file's bytes, so not in out.gguf\n"
+    kept = Gguf.read(tmp_path / "out.gguf").kv
+    assert not kept.keys() & {*OF_THE_BYTES}
+    assert kept.keys() >= {*OF_OTHERS}
+    assert run("--dual", "twin.gguf", "--dry-run").stderr == ""
+
+
+@pytest.mark.parametrize("alignment", [8, 16, 64])
+def test_data_stands_on_32_bytes_at_least(tmp_path, alignment):
+    keys = [*twin_keys(GATES[:1]), ("general.alignment", "u32", alignment)]
+    tensors = [filled("n", (3,), 0), filled(GATES[0], (256, 3), Q3_K), filled(f"{GATES[0]}.v1", (256, 3), Q4_K)]
+    model = pruned(gguf_files.write(tmp_path / "t.gguf", keys, tensors, alignment=alignment), tmp_path / "o", variant=1)
+    assert model.get("general.alignment", "u32") == model.alignment == max(32, alignment)
+    assert all(tensor.data.offset % max(32, alignment) == 0 for tensor in model.tensors)
+    assert [tensor.data.read() for tensor in model.tensors] == [tensors[0].data, tensors[2].data]
+
+
 def test_a_twin_of_the_first_ones_is_read_and_written_as_today(tmp_path, caplog):
     path = early_twin(tmp_path / "twin.gguf")
     twin = Twin.read(path)

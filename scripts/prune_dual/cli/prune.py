@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..container.layout import Layout, same_head
+from ..container.statements import about_bytes
 from ..errors import MIB, GgufError, amount
 from ..files import check_output, check_space
 from ..memory.cards import Plan
@@ -94,6 +95,8 @@ def run_prune(argv: Sequence[str]) -> None:
         plan = plan_for(twin, args) if args.vram_gib else None
         budget_bytes = (args.budget_mb or 0) * MIB
         selection = plan.selection if plan else select(twin, budget_bytes=budget_bytes, variant=args.variant)
+        if args.out and (left := about_bytes(twin.gguf)):
+            log.warning("%s: %s: of that file's bytes, so not in %s", source.where, ", ".join(left), args.out)
         if not args.dry_run:
             size = _write(args, source, selection)
         elif args.out:

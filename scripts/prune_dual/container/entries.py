@@ -13,7 +13,8 @@ from .tensor_types import NAMES
 VALUE_TYPES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64")
 FORMATS = dict(zip(VALUE_TYPES, ("B", "b", "H", "h", "I", "i", "f", "?", "", "", "Q", "q", "d"), strict=True))
 
-DEFAULT_ALIGNMENT = 32
+KEY_ALIGNMENT = "general.alignment"
+DEFAULT_ALIGNMENT = 32  # bytes; also the least on which the engine takes data of a file that it maps
 MAX_DECODED = 64 * MIB  # of a value that is looked into; others are copied unread
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .entries import DEFAULT_ALIGNMENT, Kv, Span, Tensor, encode_str, padded
+from .entries import DEFAULT_ALIGNMENT, KEY_ALIGNMENT, Kv, Span, Tensor, encode_kv, encode_str, padded
 from .hashing import sha256_span
 
 
@@ -25,8 +25,9 @@ class Layout:
 
 
 def lay_out(kv: Iterable[Kv], tensors: Iterable[Tensor], alignment: int = DEFAULT_ALIGNMENT) -> Layout:
-    """Place keys and tensors, in the order given."""
-    kv, tensors = list(kv), list(tensors)
+    """Place keys and tensors, in the order given; data stands on `alignment` bytes, or on 32 if that is less."""
+    alignment = max(alignment, DEFAULT_ALIGNMENT)
+    kv, tensors = _with_alignment(list(kv), alignment), list(tensors)
     infos, places, at = bytearray(), [], 0
     for tensor in tensors:
         infos += encode_str(tensor.name)
@@ -37,6 +38,15 @@ def lay_out(kv: Iterable[Kv], tensors: Iterable[Tensor], alignment: int = DEFAUL
     data_start = padded(len(start) + sum(entry.nbytes for entry in kv) + len(infos), alignment)
     head = [start, *(entry.raw for entry in kv), bytes(infos)]
     return Layout(head, tensors, [data_start + place for place in places], data_start + at)
+
+
+def _with_alignment(kv: list[Kv], alignment: int) -> list[Kv]:
+    """The keys as they tell `alignment`, unchanged where they do."""
+    told = next((entry.value for entry in kv if entry.name == KEY_ALIGNMENT), None)
+    if alignment == (told or DEFAULT_ALIGNMENT):
+        return kv
+    entry = encode_kv(KEY_ALIGNMENT, "u32", alignment)
+    return [*kv, entry] if told is None else [entry if one.name == KEY_ALIGNMENT else one for one in kv]
 
 
 def same_head(path: Path, layout: Layout) -> bool:

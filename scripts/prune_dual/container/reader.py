@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from ..errors import GgufError
-from .entries import DEFAULT_ALIGNMENT, FORMATS, VALUE_TYPES, Kv, Span, Tensor, padded
+from .entries import DEFAULT_ALIGNMENT, FORMATS, KEY_ALIGNMENT, VALUE_TYPES, Kv, Span, Tensor, padded
 from .tensor_types import IQ3_A770, IQ3_A770_LEGACY, KEY_IQ3_A770_VERSION, tensor_nbytes
 
 VARIANT_PREFIX = "general.tensor_variant."
 KEY_VERSION = VARIANT_PREFIX + "version"
-KEY_ALIGNMENT = "general.alignment"
 
 MAX_DIMS = 4
 MAX_NAME = 63  # bytes; ggml's GGML_MAX_NAME less the closing zero

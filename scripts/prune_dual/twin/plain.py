@@ -7,6 +7,7 @@ from pathlib import Path
 from ..container.entries import Kv, Tensor, encode_kv
 from ..container.layout import Layout, lay_out
 from ..container.reader import VARIANT_PREFIX
+from ..container.statements import about_bytes
 from ..container.tensor_types import FILE_TYPES, IQ3_A770, KEY_IQ3_A770_CODEBOOK, KEY_IQ3_A770_VERSION
 from ..container.writing import write_gguf
 from ..errors import MIB
@@ -49,7 +50,8 @@ def _plain_parts(twin: Twin, selection: Selection) -> tuple[list[Kv], list[Tenso
 
 def _plain_kv(twin: Twin, selection: Selection, kept: list[Tensor]) -> dict[str, Kv]:
     drop = (VARIANT_PREFIX, KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK)
-    kv = {key: entry for key, entry in twin.gguf.kv.items() if not key.startswith(drop)}
+    untrue = about_bytes(twin.gguf)
+    kv = {key: entry for key, entry in twin.gguf.kv.items() if not key.startswith(drop) and key not in untrue}
     file_type = _file_type(twin, selection, kept)
     added = [] if file_type is None else [encode_kv(KEY_FILE_TYPE, "u32", file_type)]
     added += [

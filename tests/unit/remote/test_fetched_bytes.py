@@ -39,6 +39,19 @@ def test_padding_of_the_twin_does_not_come_along(hub, out, tmp_path):
     assert out.read_bytes() == pruned_locally(twin, tmp_path, variant=0)
 
 
+@pytest.mark.parametrize("alignment", [8, 16, 64])
+def test_data_stands_on_32_bytes_at_least(hub, out, tmp_path, alignment):
+    group = expert(0, "gate")
+    tensors = [filled("n", (3,), 0), filled(group, (256, 3), Q4_K), filled(f"{group}.v1", (256, 3), Q8_0)]
+    keys = [*twin_keys([group]), ("general.alignment", "u32", alignment), ("c2pa:manifest", "[u8]", [1, 2])]
+    twin = write(tmp_path / NAME, keys, tensors, alignment=alignment)
+    hub.files[NAME] = twin.read_bytes()
+    fetch(f"{hub.url}/{NAME}", out)
+    assert Gguf.read(out).alignment == max(32, alignment)
+    assert "c2pa:manifest" not in Gguf.read(out).kv
+    assert out.read_bytes() == pruned_locally(twin, tmp_path, variant=1)
+
+
 def test_chunks_join_neighbours_and_are_cut():
     tensor = [filled(f"t{n}", (3,), 0) for n in range(3)]
     placed = [
