@@ -145,7 +145,8 @@ if [[ $dual =~ ^(https?|hf):// ]]; then
     name=${dual%%[?#]*}
     if [[ $dual == hf://* ]]; then
         packages+=(huggingface_hub)
-        name=${name%@*}
+        # the revision follows the file, or the repository
+        [[ $name =~ ^hf://[^/]+/[^/@]+@ ]] || name=${name%%@*}
     fi
     name=$here/${name##*/}
 else

@@ -3,7 +3,7 @@
 snakemake.wildcards.name: the checkpoint's name in sources.yaml; snakemake.params: `sources` and `lock`, its files.
 snakemake.output[0]: its directory, which appears when complete; until then `<directory>.partial` collects the
 files, survives an interruption and is gone on from.
-Environment: HF_ENDPOINT, and HF_TOKEN for a private or gated repository.
+Environment: HF_ENDPOINT, and a login (HF_TOKEN, HF_TOKEN_PATH, hf auth login) for a private or gated repository.
 """
 
 import fnmatch
@@ -17,14 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_url
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 
 from phase_twin.errors import UserError
@@ -41,8 +35,10 @@ from phase_twin.fetch import (
     quiet_http,
 )
 from phase_twin.rule import run_rule
-from phase_twin.sources import Checkpoint, find_source, hub_endpoint, load_sources
+from phase_twin.sources import Checkpoint, find_source, load_sources
 from phase_twin.sources_lock import LockedCheckpoint, LockedFile, held_checkpoint, lock_checkpoint, remedy
+from prune_dual import GgufError
+from prune_dual.transport import hub
 
 log = logging.getLogger("phase_twin")
 
@@ -68,20 +64,14 @@ def call_hub(what: str, call: Callable[[], T]) -> T:
     while True:
         try:
             return call()
-        except (GatedRepoError, RepositoryNotFoundError) as error:
-            raise UserError(
-                f"{what}: the hub shows no such repository; check its name in sources.yaml, "
-                "and set HF_TOKEN if it is private or gated"
-            ) from error
-        except RevisionNotFoundError as error:
-            raise UserError(f"{what}: the repository has no such revision") from error
         except OfflineModeIsEnabled as error:
             raise UserError(f"{what}: HF_HUB_OFFLINE is set, so it cannot be looked up") from error
         except HfHubHTTPError as error:
-            status = error.response.status_code
+            status, code = error.response.status_code, error.response.headers.get("X-Error-Code", "")
             if status not in BUSY:
-                raise UserError(f"{what}: the hub answers HTTP {status}") from error
-            backoff.wait(Retry(f"HTTP {status}"))
+                repo, authorized = what.partition(" ")[0], bool(hub.token())
+                raise UserError(f"{what}: {hub.refusal(repo, status, code, authorized=authorized)}") from error
+            backoff.wait(Retry(hub.busy(status)))
         except httpx2.TransportError as error:
             backoff.wait(Retry(f"{type(error).__name__}: {error}"))
 
@@ -131,7 +121,6 @@ def pins_of_hub(api: HfApi, held: LockedCheckpoint) -> dict[str, Pin]:
 def download(held: LockedCheckpoint, pins: dict[str, Pin], folder: Path, token: str | None) -> dict[str, LockedFile]:
     """Bring the files of `pins` into `folder`, a few at a time; return their sizes and hashes."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    endpoint = hub_endpoint()
     stop = threading.Event()
     files: dict[str, LockedFile] = {}
     total = sum(pin.bytes or 0 for pin in pins.values())
@@ -144,7 +133,7 @@ def download(held: LockedCheckpoint, pins: dict[str, Pin], folder: Path, token: 
             pool.submit(
                 fetch,
                 client,
-                hf_hub_url(held.repo, path, revision=held.commit, endpoint=endpoint),
+                hub.HubFile(held.repo, path, held.commit).url,
                 folder / path,
                 pin,
                 headers=headers,
@@ -170,8 +159,11 @@ def download_checkpoint(sources: str, lock: str, name: str, output: Path) -> Non
     # the hub is asked for the checkpoint and nothing else; with this unset the library looks up other things too
     constants.HF_HUB_DISABLE_TELEMETRY = True
     quiet_http()
-    token = os.environ.get("HF_TOKEN")
-    api = HfApi(endpoint=hub_endpoint(), token=token or False)
+    try:
+        token = hub.token()
+    except GgufError as error:
+        raise UserError(str(error)) from error
+    api = HfApi(endpoint=hub.endpoint(), token=token or False)
     held = resolve(api, lock, name, wanted)
     pins = pins_of_lock(lock, name, held) if held.files else pins_of_hub(api, held)
 

@@ -10,7 +10,6 @@ snakemake.params: repo, private, message (of the commit).
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,15 @@ from huggingface_hub.hf_api import RepoFile
 
 from phase_twin.card import format_size
 from phase_twin.errors import UserError
-from phase_twin.fetch import quiet_http
+from phase_twin.fetch import BUSY, quiet_http
 from phase_twin.files import git_blob_id, sha256_file, write_text
 from phase_twin.rule import Progress, run_rule
-from prune_dual import MANIFEST_NAME
+from prune_dual import MANIFEST_NAME, GgufError
 from prune_dual.manifest.release import find_faults, read_manifest
+from prune_dual.transport import hub
 
 log = logging.getLogger("phase_twin")
 
-TOKEN = "HF_TOKEN"
 SUMS = "SHA256SUMS"
 
 
@@ -86,10 +85,13 @@ def remote_files(api: HfApi, repo: str) -> dict[str, RepoFile] | None:
 
 def explain(error: Exception, repo: str) -> UserError:
     """What the hub refused, in one line, without the addresses and request ids that only its makers need."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status in (401, 403):
-        return UserError(f"the hub refuses {repo} ({status}): check that {TOKEN} may write there")
-    what = f"HTTP {status}" if status else " ".join(str(error).split())
+    if isinstance(error, HfHubHTTPError):
+        status, code = error.response.status_code, error.response.headers.get("X-Error-Code", "")
+        if status not in BUSY:
+            return UserError(hub.refusal(repo, status, code, authorized=True, writing=True))
+        what = hub.busy(status)
+    else:
+        what = " ".join(str(error).split())
     return UserError(f"uploading to {repo} failed: {what}; run again to go on")
 
 
@@ -99,12 +101,15 @@ def main(snakemake: Any) -> None:
     dry_run = not snakemake.output
     if repo is None:
         raise UserError("release.repo is not set; name the repository on the hub there: OWNER/NAME")
-    token = os.environ.get(TOKEN)
+    try:
+        token = hub.token()
+    except GgufError as error:
+        raise UserError(str(error)) from error
     if not token and not dry_run:
-        raise UserError(f"{TOKEN} is not set; put a token of the hub that may write to {repo} into the environment")
+        raise UserError(f"there is no token of the hub that may write to {repo}: {hub.LOG_IN}")
     quiet_http()
     names = require_verified(folder)
-    api = HfApi(token=token or False)
+    api = HfApi(endpoint=hub.endpoint(), token=token or False)
     try:
         remote = remote_files(api, repo)
         plan = compare(folder, names, remote or {})

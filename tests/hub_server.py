@@ -36,6 +36,7 @@ class Faults:
     busy: int = 0  # how many of the next requests get `busy_status`
     busy_status: int = 503
     busy_path: str = ""  # only requests whose path contains it
+    busy_code: str = ""  # X-Error-Code of these answers
     ignore_range: bool = False
     no_etag: bool = False
     flip: set[int] = field(default_factory=set)  # bytes of a file that are sent wrong once
@@ -200,7 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         hub = self.server_hub
-        path = unquote(urlsplit(self.path).path)
+        sent = urlsplit(self.path).path
+        path = unquote(sent)
         self.seen = Request(self.command, path, {key.title(): value for key, value in self.headers.items()})
         with hub.mutex:
             hub.requests.append(self.seen)
@@ -208,17 +210,19 @@ class _Handler(BaseHTTPRequestHandler):
             hub.faults.busy -= busy
         hub.hook(self.seen)
         if busy:
-            return self.reply(hub.faults.busy_status, b"busy")
+            code = hub.faults.busy_code
+            return self.reply(hub.faults.busy_status, b"busy", {"X-Error-Code": code} if code else {})
         if path in hub.redirects:
             return self.reply(302, b"", {"Location": hub.redirects[path]})
         if path.startswith("/api/models/"):
-            return self.api(path.removeprefix("/api/models/").split("/"))
+            return self.api([unquote(part) for part in sent.removeprefix("/api/models/").split("/")])
         if path.startswith("/cdn/"):
             repo, commit, name = path.removeprefix("/cdn/").rsplit("/", 2)
             return self.content(name, hub.repos[repo][commit][name], {})
         if "/resolve/" in path:
-            repo, _, rest = path[1:].partition("/resolve/")
-            return self.resolve(repo, *rest.split("/", 1))
+            # as the hub: slashes of a revision are those that were not quoted
+            repo, _, rest = sent[1:].partition("/resolve/")
+            return self.resolve(unquote(repo), *map(unquote, rest.split("/", 1)))
         if path[1:] in hub.files:
             return self.content(path.rsplit("/", 1)[1], hub.files[path[1:]], {})
         return self.reply(404, b"no such file")
@@ -257,9 +261,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def resolve(self, repo: str, revision: str, name: str) -> None:
         hub = self.server_hub
-        commit = self.find_commit(repo, revision) if repo in hub.repos else None
+        if repo not in hub.repos:
+            return self.reply(401, b"", {"X-Error-Code": "RepoNotFound"})
+        commit = self.find_commit(repo, revision)
         if commit is None or name not in hub.repos[repo][commit]:
-            return self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
+            code = "RevisionNotFound" if commit is None else "EntryNotFound"
+            return self.reply(404, b"", {"X-Error-Code": code})
         content = hub.repos[repo][commit][name]
         headers = {"X-Repo-Commit": commit}
         if not is_lfs(name):

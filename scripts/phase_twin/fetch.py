@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import httpx2
 from tqdm import tqdm
 
+from prune_dual.transport import hub
+
 from .errors import UserError
 from .files import git_blob_id, sha256_file
 
@@ -302,10 +304,9 @@ class _Download:
                 raise UserError(f"{shown(self.url)} redirects to {shown(str(response.url))}: not https, refused")
             status = response.status_code
             if status in BUSY:
-                raise Retry(f"HTTP {status}", _retry_after(response))
+                raise Retry(hub.busy(status) if hub.repo_of(self.url) else f"HTTP {status}", _retry_after(response))
             if status not in (200, 206, 416):
-                hint = "; for a private or gated source set HF_TOKEN" if status in (401, 403) else ""
-                raise UserError(f"{self.name}: {shown(self.url)} answers HTTP {status} {response.reason_phrase}{hint}")
+                raise UserError(f"{self.name}: {shown(self.url)}: {self.refusal(response)}")
             if offset and (
                 status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
             ):
@@ -322,6 +323,13 @@ class _Download:
             if tag.startswith('"') and tag.isascii():  # a weak one does not promise the same bytes
                 self.etag.write_text(tag, encoding="ascii")
             self.append(response, offset)
+
+    def refusal(self, response: httpx2.Response) -> str:
+        """What it means that the server does not send the file."""
+        code, authorized = response.headers.get("X-Error-Code", ""), "Authorization" in self.headers
+        if repo := hub.repo_of(self.url):
+            return hub.refusal(repo, response.status_code, code, authorized=authorized)
+        return f"HTTP {response.status_code} {response.reason_phrase}"
 
     def append(self, response: httpx2.Response, done: int) -> None:
         """Write the body behind the `done` bytes that are there."""

@@ -7,6 +7,8 @@ from typing import Annotated, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from prune_dual.transport import hub
+
 from .errors import UserError
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -17,8 +19,6 @@ Url = Annotated[str, StringConstraints(pattern=r"^(https://|http://(127\.0\.0\.1
 # a name becomes part of a path
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Repo = Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
-
-HUB = "https://huggingface.co"
 
 
 class Entry(BaseModel):
@@ -105,14 +105,9 @@ def find_source(entries: dict[str, _T], name: str, where: str) -> _T:
         raise UserError(f"{where} has no entry {name!r}; it has: {', '.join(entries) or 'none'}") from None
 
 
-def hub_endpoint() -> str:
-    """Base URL of the hub: HF_ENDPOINT where set."""
-    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-
-
 def at_endpoint(url: str) -> str:
     """`url`, on the configured endpoint if it is one of the hub's."""
-    return hub_endpoint() + url[len(HUB) :] if url.startswith(HUB + "/") else url
+    return hub.endpoint() + url[len(hub.HUB) :] if url.startswith(hub.HUB + "/") else url
 
 
 def load_yaml(path: Path, model: type[_M]) -> _M:

@@ -308,11 +308,26 @@ def test_a_busy_hub_is_waited_for(hub, sources, output, status, path):
 
 def test_a_missing_repository_or_revision(hub, sources, output):
     edit(sources, "checkpoints", "some-model", revision="nope")
-    with pytest.raises(UserError, match=f"{REPO} at nope: the repository has no such revision"):
+    with pytest.raises(UserError, match=f"{REPO} at nope: HTTP 404: {REPO} has no such revision"):
         get_checkpoint(sources, output)
     edit(sources, "checkpoints", "some-model", repo="someone/else")
-    with pytest.raises(UserError, match=r"someone/else at nope: .* set HF_TOKEN"):
+    with pytest.raises(UserError, match=r"else at nope: HTTP 401: there is no someone/else, .* set HF_TOKEN"):
         get_checkpoint(sources, output)
+
+
+def test_a_gated_repository_says_where_to_accept_its_terms(hub, sources, output):
+    hub.faults.busy, hub.faults.busy_status, hub.faults.busy_code = 99, 403, "GatedRepo"
+    for path in ("/api/models", "/resolve/"):
+        hub.faults.busy_path = path
+        with pytest.raises(UserError, match=rf"{REPO} is gated: accept its terms at {hub.url}/{REPO}, then log in"):
+            get_checkpoint(sources, output)
+
+
+def test_a_login_serves_for_a_download(hub, sources, output, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").write_text("hf_of_a_login\n")
+    get_checkpoint(sources, output)
+    assert hub.requests[0].headers["Authorization"] == "Bearer hf_of_a_login"
 
 
 def test_a_repository_without_safetensors(hub, sources, output):

@@ -24,7 +24,8 @@ def hub(monkeypatch):
     monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     with HubServer() as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nonexistent")
         yield server
 
 
@@ -145,8 +146,11 @@ def once(method, url, **options):
     ("spoil", "message"),
     [
         (lambda rule, hub, env: setattr(rule.params, "repo", None), r"release\.repo is not set"),
-        (lambda rule, hub, env: env.delenv("HF_TOKEN"), r"HF_TOKEN is not set"),
-        (lambda rule, hub, env: env.setenv("HF_TOKEN", "hf_wrong"), r"refuses .* \(401\): check that HF_TOKEN"),
+        (lambda rule, hub, env: env.delenv("HF_TOKEN"), r"no token of the hub that may write to .*: log in"),
+        (
+            lambda rule, hub, env: env.setenv("HF_TOKEN", "hf_wrong"),
+            r"HTTP 401: the token is not valid, or there is no .* that it may write to",
+        ),
         (
             lambda rule, hub, env: (folder_of(rule) / "README.md").write_text("changed"),
             r"is not uploaded: README\.md: has 7 bytes",

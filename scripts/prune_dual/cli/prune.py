@@ -37,7 +37,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         required=True,
         type=location,
         metavar="IN.gguf",
-        help="the twin; never changed. A path, URL or hf://REPO/FILE@REVISION",
+        help="the twin; never changed. A path, URL, hf://REPO/FILE@REVISION or hf://REPO@REVISION/FILE",
     )
     parser.add_argument("--out", type=output_path, metavar="OUT.gguf", help="the file to write")
     what = parser.add_mutually_exclusive_group()

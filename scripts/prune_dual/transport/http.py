@@ -6,7 +6,6 @@ or credentials: both may be secrets.
 """
 
 import logging
-import os
 import random
 import re
 import ssl
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..container.reader import Address
 from ..errors import GgufError, amount
+from . import hub
 
 log = logging.getLogger("prune-dual")
 
@@ -71,16 +71,13 @@ class Remote:
         self._local = threading.local()
 
     def _hub_url(self, location: str) -> str:
-        match = re.fullmatch(r"hf://([^/@]+/[^/@]+)/([^@]*[^/@])(?:@(.+))?", location)
-        if not match:
-            raise GgufError(f"{location}: not of the form hf://OWNER/REPOSITORY/FILE or ...FILE@REVISION")
-        hub = _import("huggingface_hub.constants", "huggingface_hub", location)
-        if hub.constants.HF_HUB_OFFLINE:
+        file = hub.HubFile.parse(location)
+        package = _import("huggingface_hub.constants", "huggingface_hub", location)
+        if package.constants.HF_HUB_OFFLINE:
             raise GgufError(f"{location}: HF_HUB_OFFLINE is set, so nothing can be fetched")
-        if token := hub.get_token():
+        if token := hub.token():
             self.headers["Authorization"] = f"Bearer {token}"
-        endpoint = os.environ.get("HF_ENDPOINT")
-        return hub.hf_hub_url(match[1], match[2], revision=match[3] or "main", endpoint=endpoint)
+        return file.url
 
     def first(self, nbytes: int) -> bytes:
         """The first `nbytes` bytes, or all if there are fewer; learns size and validator."""
@@ -174,18 +171,17 @@ class Remote:
         if response.status_code in BUSY:
             response.close()
             after = response.headers.get("Retry-After", "")
-            raise _Retry(f"HTTP {response.status_code}", float(after) if after.isdigit() else None)
+            said = hub.busy(response.status_code) if hub.repo_of(url) else f"HTTP {response.status_code}"
+            raise _Retry(said, float(after) if after.isdigit() else None)
         return response
 
     def _refusal(self, response: Any, address: Address) -> GgufError:
         """The error for a status that no retry will change."""
         status, code = response.status_code, response.headers.get("X-Error-Code", "")
+        if repo := hub.repo_of(address):
+            return GgufError(f"{address}: {hub.refusal(repo, status, code, authorized=bool(self.headers))}")
         if status in (401, 403):
-            hint = (
-                "; check the name, and for a private or gated repository log in (hf auth login) or set HF_TOKEN"
-                if self.hub
-                else "; it needs a login or a fresh link; for the Hugging Face hub use hf://OWNER/REPOSITORY/FILE"
-            )
+            hint = "; it needs a login or a fresh link; for the Hugging Face hub use hf://OWNER/REPOSITORY/FILE"
         elif status in (404, 410):
             hint = f" ({code})" * bool(re.fullmatch(r"[A-Za-z]{1,40}", code)) + "; check the address"
         else:

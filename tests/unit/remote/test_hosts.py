@@ -72,14 +72,61 @@ def test_nothing_secret_is_written_down(hub, twin, out, monkeypatch, tmp_path):
     [
         (f"hf://{REPO}", "not of the form hf://"),
         (f"hf://{REPO}/{NAME}@", "not of the form hf://"),
-        (f"hf://{REPO}/none.gguf", "HTTP 404"),
-        (f"hf://{REPO}/{NAME}@nope", "HTTP 404"),
-        (f"hf://someone/else/{NAME}", "HTTP 404"),
+        (f"hf://{REPO}@main/{NAME}@main", "not of the form hf://"),
+        (f"hf://datasets/{REPO}/{NAME}", "not of the form hf://"),
+        (f"hf://{REPO}/none.gguf", f"HTTP 404: {REPO} has no such file in that revision"),
+        (f"hf://{REPO}/{NAME}@nope", f"HTTP 404: {REPO} has no such revision"),
+        (f"hf://{REPO}@a/branch/{NAME}", "a branch's slashes are written %2F before the file"),
+        (f"hf://someone/else/{NAME}", "HTTP 401: there is no someone/else, or it is private: check the name"),
     ],
 )
 def test_the_hub_has_no_such_thing(hub, twin, out, address, words):
     hub.commit(REPO, {NAME: twin.read_bytes()})
     refused(lambda: fetch(address, out), words)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, "RepoNotFound", "HTTP 401: the token is not valid, or there is no {repo} that it may read"),
+        (403, "GatedRepo", "is gated: accept its terms at {hub}/{repo}, with the account of your token"),
+        (403, "", "HTTP 403: the token may not read {repo}: see {hub}/settings/tokens"),
+        (404, "RepoNotFound", "HTTP 404: there is no {repo}, or it is private"),
+        (429, "", "HTTP 429: too many requests, more are allowed with an account: log in (hf auth login)"),
+        (451, "", "HTTP 451: not understood"),
+    ],
+)
+def test_what_the_hub_refuses_comes_with_what_to_do(hub, twin, out, monkeypatch, status, code, words):
+    monkeypatch.setenv("HF_TOKEN", "hf_any")
+    hub.commit(REPO, {NAME: twin.read_bytes()})
+    hub.faults.busy, hub.faults.busy_status, hub.faults.busy_code = 99, status, code
+    refused(lambda: fetch(f"hf://{REPO}/{NAME}", out), words.format(repo=REPO, hub=hub.url))
+
+
+@pytest.mark.parametrize(
+    ("revision", "addresses"),
+    [
+        ("refs/pr/1", ["@refs%2Fpr%2F1/{}", "@refs/pr/1/{}", "/{}@refs/pr/1", "/{}@refs%2Fpr%2F1"]),
+        ("a/branch", ["@a%2Fbranch/{}", "/{}@a/branch", "/{}@a%2Fbranch"]),
+        ("100%", ["@100%25/{}", "/{}@100%25"]),
+        ("main", ["/{}", "@main/{}"]),
+    ],
+)
+def test_the_forms_of_a_hub_address(hub, revision, addresses):
+    hub.commit(REPO, {"folder/some file.bin": b"GGUF"}, revision)
+    for address in addresses:
+        assert Remote(f"hf://{REPO}" + address.format("folder/some file.bin")).first(4) == b"GGUF"
+
+
+def test_the_token_of_a_login_is_taken(hub, twin, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").write_text("hf_of_a_login\n")
+    hub.commit(REPO, {NAME: twin.read_bytes()})
+    Remote(f"hf://{REPO}/{NAME}").first(4)
+    assert hub.requests[0].headers["Authorization"] == "Bearer hf_of_a_login"
+    monkeypatch.setenv("HF_TOKEN", "hf_two tokens")
+    message = refused(lambda: Remote(f"hf://{REPO}/{NAME}"), "the hub's token has spaces")
+    assert "two" not in message
 
 
 def test_https_does_not_become_http(hub, url, monkeypatch):

@@ -91,6 +91,7 @@ def test_install_for_two_cards(install, release, fakes):
     [
         ("https://some.host/a/Fetched-twin.gguf?download=true&x=/y", "Fetched-twin-16gib.gguf"),
         ("hf://some/model/Fetched-twin.gguf@refs/pr/1", "Fetched-twin-16gib.gguf"),
+        ("hf://some/model@refs/pr/1/Fetched-twin.gguf", "Fetched-twin-16gib.gguf"),
         ("hf://some/model/folder/odd name.gguf", "odd name-16gib.gguf"),
     ],
 )
