@@ -174,3 +174,9 @@ def print_made():
     for part in ("bench", "release"):
         if Path(results(part)).exists():
             logger.info(f"{'folder':>16}  {results(part)}")
+
+
+def hub_repository():
+    """Repository of the original weights; None for a checkpoint of the user's own."""
+    entry = SOURCES.checkpoints.get(CFG.model.checkpoint)
+    return entry.repo if entry else None

@@ -27,6 +27,8 @@ rule convert_checkpoint:
         checkpoint=checkpoint_path(CFG.model.checkpoint),
         tree=ENGINE_TREE,
         title=CFG.model.title,
+        license=CFG.model.license,
+        repo=hub_repository(),
         tokenizer_pre=CFG.model.tokenizer_pre,
     message:
         "Convert the checkpoint to BF16 and its vision tower to F16"

@@ -2,12 +2,6 @@
 # Makes: results/MODEL/release, ready to upload.
 
 
-def hub_repository():
-    """Repository of the original weights; None for a checkpoint of the user's own."""
-    entry = SOURCES.checkpoints.get(CFG.model.checkpoint)
-    return entry.repo if entry else None
-
-
 def text_name(reference):
     """What the model card calls a corpus."""
     return Path(reference.removeprefix(LOCAL)).name

@@ -53,6 +53,9 @@ rule pack_twin:
         mem_mb=1000,
         disk_mb=size_mb(0.55),
         runtime=minutes(1),
+    params:
+        license=CFG.model.license,
+        repo=hub_repository(),
     message:
         "Pack both variants into the twin"
     script:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from phase_twin.errors import UserError
 from phase_twin.files import atomic_output, write_digest
+from phase_twin.origin import add_origin
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf
 
@@ -121,6 +122,7 @@ def main(snakemake: Any) -> None:
         options = ("--mmproj", "--outtype", "f16", "--model-name", snakemake.params.title)
         command = converter_command(tree, pre, checkpoint, partial, *options)
         run_tool(command, snakemake.log.tool, env=environment, append=True)
+        add_origin(partial, snakemake.params.license, snakemake.params.repo)
     write_digest(snakemake.output.mmproj, snakemake.output.mmproj_digest)
 
 

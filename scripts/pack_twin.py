@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS
 from phase_twin.files import check_digest, write_digest
+from phase_twin.origin import origin_kv
 from phase_twin.results import read_result
 from phase_twin.rule import Progress, run_rule
 from prune_dual import (
@@ -52,6 +53,8 @@ def pack(
     default: int = 0,
     budget_mb: int = 0,
     provenance: dict[str, str | int] | None = None,
+    license: str | None = None,
+    repo: str | None = None,
 ) -> list[str]:
     """Write the twin of the given quantized files to `out` and return the names of its groups.
 
@@ -69,6 +72,8 @@ def pack(
         what an engine takes when nothing else is said; no budget is 0.
     provenance
         keys that are stored with the prefix `phase_twin.`
+    license, repo
+        SPDX id, and OWNER/NAME on the hub, of the original weights; without the first nothing is said of either.
 
     Raises
     ------
@@ -87,6 +92,8 @@ def pack(
         for number, model in enumerate(models[1:], 1):
             tensors += [replace(t, name=variant_name(t.name, number)) for t in model.tensors if t.name in groups]
         kv = _twin_kv(models[0], tensors, provenance or {})
+        if license is not None:
+            kv += origin_kv(models[0], license, repo)
         kv += variant_kv(len(models), default, budget_mb, order, tie)
         # write_gguf writes beside `out` and renames; an older twin, which snakemake would have removed, is replaced
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -230,6 +237,8 @@ def main(snakemake: Any) -> None:
         order["promote_order"],
         order["promote_tie"],
         provenance=json.loads(Path(provenance).read_text(encoding="utf-8")) if provenance else None,
+        license=snakemake.params.license,
+        repo=snakemake.params.repo,
     )
     write_digest(snakemake.output.twin, snakemake.output.digest)
     log.info("packed %d groups into %s", len(groups), snakemake.output.twin)

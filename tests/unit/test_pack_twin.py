@@ -12,6 +12,7 @@ from gguf_files import CODEBOOK, F32, IQ3_A770, PLAIN, Q3_K, Q4_K, Q5_K, Raw, ex
 from pack_twin import pack
 from phase_twin.errors import UserError
 from phase_twin.files import check_digest, write_digest
+from phase_twin.origin import add_origin
 from prune_dual import Gguf, Twin, prune, select
 from verify_twin import verify_bytes
 
@@ -130,6 +131,65 @@ def test_what_is_said_of_the_bytes_of_variant_0_does_not_go_into_the_twin(tmp_pa
     assert verify_bytes(tmp_path / "twin.gguf", paths)["groups"] == 1
 
 
+PAGE = "https://huggingface.co/nex-agi/Nex-N2-mini"
+
+
+def test_licence_and_origin_are_said_in_the_twin_and_in_what_is_cut_from_it(variants, tmp_path):
+    pack(variants, tmp_path / "twin.gguf", ORDER, None, license="Apache-2.0", repo="nex-agi/Nex-N2-mini")
+    view = Twin.read(tmp_path / "twin.gguf")
+    prune(view, select(view, variant=1), tmp_path / "fit.gguf")
+    for path in ("twin.gguf", "fit.gguf"):
+        said = {key: kv.value for key, kv in Gguf.read(tmp_path / path).kv.items() if key.startswith("general.")}
+        assert (
+            said.items()
+            >= {
+                "general.license": "Apache-2.0",
+                "general.license.link": "https://spdx.org/licenses/Apache-2.0.html",
+                "general.size_label": "25K",  # of one phase: 2048 + 3 * 256 + 4 * 3072 + 2 * 5120 weights
+                "general.source.url": PAGE,
+                "general.source.repo_url": PAGE,
+                "general.base_model.count": 1,
+                "general.base_model.0.name": "Nex N2 mini",
+                "general.base_model.0.organization": "nex-agi",
+                "general.base_model.0.repo_url": PAGE,
+            }.items()
+        )
+        assert said["general.quantized_by"].startswith("Phase Twin ")
+
+
+def test_what_the_checkpoints_card_says_is_kept(tmp_path):
+    said = [
+        ("general.license", "str", "other"),
+        ("general.license.name", "str", "a licence"),
+        ("general.base_model.count", "u32", 2),
+        ("general.size_label", "str", "256x1B"),
+    ]
+    paths = [gguf_files.write(tmp_path / f"{n}.gguf", PLAIN + said, [up]) for n, up in enumerate((UP, HIGH))]
+    pack(paths, tmp_path / "twin.gguf", [UP.name], None, license="MIT", repo="a/b")
+    model = Gguf.read(tmp_path / "twin.gguf")
+    for key, _, value in said:
+        assert model.kv[key].value == value
+    assert not model.kv.keys() & {"general.license.link", "general.base_model.0.name"}
+
+
+def test_a_vision_tower_says_its_origin_too(tmp_path):
+    tensors = [filled("v.patch_embd.weight", (16, 16), F32), filled("v.norm", (3,), F32)]
+    path = gguf_files.write(tmp_path / "mmproj.gguf", [("general.architecture", "str", "clip")], tensors)
+    before = contents(path)
+    add_origin(path, "MIT", "a/b-c")
+    assert contents(path) == before
+    assert Gguf.read(path).get("general.license", "str") == "MIT"
+    assert Gguf.read(path).get("general.base_model.0.name", "str") == "b c"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mmproj.gguf"]
+
+
+def test_weights_of_the_users_own_have_no_origin(variants, tmp_path):
+    pack(variants, tmp_path / "twin.gguf", ORDER, None, license="MIT")
+    kv = Gguf.read(tmp_path / "twin.gguf").kv
+    assert kv["general.license"].value == "MIT"
+    assert not any(key.startswith(("general.base_model.", "general.source.")) for key in kv)
+
+
 def test_same_bytes_each_time(variants, tmp_path):
     for name in ("a", "b"):
         pack(variants, tmp_path / name, ORDER, None)
@@ -235,9 +295,11 @@ def test_rule_scripts_map_files_to_functions(variants, tmp_path):
             variants=variants, digests=digests, order=tmp_path / "order.json", provenance=tmp_path / "provenance.json"
         ),
         output=SimpleNamespace(twin=tmp_path / "deep" / "twin.gguf", digest=tmp_path / "deep" / "twin.gguf.sha256"),
+        params=SimpleNamespace(license="Apache-2.0", repo="nex-agi/Nex-N2-mini"),
     )
     pack_twin.main(rule)
     assert Gguf.read(rule.output.twin).get("phase_twin.pipeline_version", "str") == "1"
+    assert Gguf.read(rule.output.twin).get("general.license", "str") == "Apache-2.0"
     report = verify_twin.verify_bytes(rule.output.twin, variants)
     assert len(report["tensors"]) == len(Gguf.read(rule.output.twin).tensors)
     assert check_digest(rule.output.twin, rule.output.digest)
