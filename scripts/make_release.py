@@ -195,7 +195,7 @@ def main(snakemake: Any) -> None:
         texts=params.texts,
         variants=params.variants,
         stock=params.stock,
-        twin=file_facts(given.twin),
+        twin=file_facts(given.twin) | {"weights": sum(t.n_elements for t in Twin.read(given.twin).phase(0))},
         mmproj=file_facts(mmproj) if mmproj else None,
         quality=read_results(given.quality, list[QualityRow]),
         speed=read_results(given.speed, list[SpeedRow]),

@@ -112,6 +112,11 @@ def format_size(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
 
 
+def format_count(count: int) -> str:
+    """Weights for people: 34.7 billion, or million below one billion."""
+    return f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
+
+
 def render(template: str, context: dict[str, Any], name: str, safe: Callable[[Any], Any] | None = None) -> str:
     """Fill one template, told as `name`; a value that is missing is an error, and `safe` sees every value."""
     environment = jinja2.Environment(
@@ -122,6 +127,7 @@ def render(template: str, context: dict[str, Any], name: str, safe: Callable[[An
         finalize=safe,
     )
     environment.filters |= {"size": format_size, "fixed": lambda value, digits: f"{value:.{digits}f}", "cell": cell}
+    environment.filters |= {"number": format_count}
     environment.filters |= {"beside": beside, "speed": lambda row: speed_text(row["t_s"], row["stddev"])}
     try:
         return environment.from_string(template).render(context)
