@@ -5,6 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from scripts.phase_twin.checkpoint import look_at
 from scripts.phase_twin.clock import refuse_future
 from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
 from scripts.phase_twin.errors import UserError
@@ -129,6 +130,9 @@ def watched_files():
 if workflow.is_main_process:
     try:
         refuse_future(watched_files())
+        # what is downloaded is looked at before it is converted
+        if CFG.model.checkpoint.startswith(LOCAL):
+            look_at(Path(checkpoint_path(CFG.model.checkpoint)), CFG.model.moe_layers)
     except UserError as error:
         raise WorkflowError(str(error))
 

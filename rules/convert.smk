@@ -30,6 +30,7 @@ rule convert_checkpoint:
         license=CFG.model.license,
         repo=hub_repository(),
         tokenizer_pre=CFG.model.tokenizer_pre,
+        moe_layers=CFG.model.moe_layers,
     message:
         "Convert the checkpoint to BF16 and its vision tower to F16"
     script:

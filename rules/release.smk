@@ -1,10 +1,18 @@
 # Requires: everything a release shows or carries.
 # Makes: results/MODEL/release, ready to upload.
+from scripts.phase_twin.licenses import cannot_carry
 
 
 def text_name(reference):
     """What the model card calls a corpus."""
     return Path(reference.removeprefix(LOCAL)).name
+
+
+def tools_license(wildcards):
+    """Licence of the tools; refuses at once where the release could not carry that of the weights."""
+    if reason := cannot_carry(CFG.model.license):
+        raise WorkflowError(reason)
+    return "LICENSE"
 
 
 rule make_release:
@@ -23,7 +31,7 @@ rule make_release:
         patches=PATCHES,
         templates=sorted(map(str, Path("release").iterdir())),
         prune_tool=PRUNE_TOOL,
-        license="LICENSE",
+        license=tools_license,
     output:
         # the last file written stands for the folder
         sums=results("release/SHA256SUMS"),

@@ -10,11 +10,13 @@ from typing import Any
 
 from safetensors import safe_open
 
+from phase_twin.checkpoint import look_at, pre_tokenizer_of
 from phase_twin.errors import UserError
 from phase_twin.files import atomic_output, write_digest
 from phase_twin.origin import add_origin
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf
+from run_converter import REFUSED
 
 log = logging.getLogger("phase_twin")
 
@@ -29,6 +31,25 @@ def converter_command(tree: Path, pre: str | None, checkpoint: Path, out: Path, 
 def converter_environment(tree: Path) -> dict[str, str]:
     """Variables the converter needs: its own modules, and one thread (more only fight over the cores)."""
     return {"PYTHONPATH": os.pathsep.join([str(tree), str(tree / "gguf-py")]), "OMP_NUM_THREADS": "1"}
+
+
+def run_converter(command: list[str | Path], tool_log: str, checkpoint: Path, **options: Any) -> None:
+    """Run the converter; what it refuses of a tokenizer is one line, with the setting that mends it.
+
+    Raises
+    ------
+    UserError
+        if it fails.
+    """
+    try:
+        run_tool(command, tool_log, **options)
+    except UserError as error:
+        reason = re.search(rf"^ *{REFUSED}(.*)$", str(error), re.MULTILINE)
+        if not reason:
+            raise
+        name = pre_tokenizer_of(checkpoint)
+        remedy = f"set model.tokenizer_pre: {name}, which has its rule" if name else "set model.tokenizer_pre"
+        raise UserError(f"{checkpoint / 'tokenizer.json'}: {reason[1]}; {remedy}") from error
 
 
 def nextn_options(checkpoint: Path) -> tuple[str, ...]:
@@ -111,17 +132,19 @@ def main(snakemake: Any) -> None:
     tree, checkpoint = Path(snakemake.params.tree), Path(snakemake.params.checkpoint)
     environment = converter_environment(tree)
     pre = snakemake.params.tokenizer_pre
+    look_at(checkpoint, snakemake.params.moe_layers)
     with atomic_output(snakemake.output.model) as partial:
         options = ("--outtype", "bf16", "--model-name", snakemake.params.title, *nextn_options(checkpoint))
         command = converter_command(tree, pre, checkpoint, partial, *options)
-        run_tool(command, snakemake.log.tool, env=environment, progress=r"Writing: +(?P<done>\d+)%", total=100)
+        bar = {"progress": r"Writing: +(?P<done>\d+)%", "total": 100}
+        run_converter(command, snakemake.log.tool, checkpoint, env=environment, **bar)
         for change in mend_block_count(partial):
             log.info("metadata set after the tensor list: %s", change)
     write_digest(snakemake.output.model, snakemake.output.digest)
     with atomic_output(snakemake.output.mmproj) as partial:
         options = ("--mmproj", "--outtype", "f16", "--model-name", snakemake.params.title)
         command = converter_command(tree, pre, checkpoint, partial, *options)
-        run_tool(command, snakemake.log.tool, env=environment, append=True)
+        run_converter(command, snakemake.log.tool, checkpoint, env=environment, append=True)
         add_origin(partial, snakemake.params.license, snakemake.params.repo)
     write_digest(snakemake.output.mmproj, snakemake.output.mmproj_digest)
 

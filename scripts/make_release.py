@@ -33,6 +33,7 @@ from phase_twin.card import (
 from phase_twin.config import Signing
 from phase_twin.errors import UserError
 from phase_twin.files import check_digest, sha256_file
+from phase_twin.licenses import LICENSES, cannot_carry
 from phase_twin.rule import Progress, run_rule
 from phase_twin.signing import sign
 from phase_twin.single_file import single_file
@@ -51,8 +52,6 @@ TEMPLATES = {
     "CITATION.cff.in": "CITATION.cff",
     "model_card.md.j2": "README.md",
 }
-# SPDX id of the weights -> template with the licence's text; MIT is our own LICENSE
-LICENSES = {"Apache-2.0": "LICENSE-APACHE-2.0.txt", "MIT": None}
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -125,8 +124,8 @@ def place(source: str | os.PathLike[str], target: Path) -> None:
 
 def license_text(spdx: str, templates: dict[str, str], own: str | os.PathLike[str]) -> bytes:
     """The licence of the weights in full."""
-    if spdx not in LICENSES:
-        raise UserError(f"model.license is {spdx!r}; a release can carry: {', '.join(LICENSES)}")
+    if reason := cannot_carry(spdx):
+        raise UserError(reason)
     name = LICENSES[spdx]
     return read_bytes(own if name is None else templates[name])
 

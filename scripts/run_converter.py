@@ -8,27 +8,31 @@ import runpy
 import sys
 from pathlib import Path
 
+# begins the line of what is refused here: the whole message, whatever the converter said before
+REFUSED = "refused: "
+
 
 def main(argv: list[str]) -> None:
     """Patch the look-up, then hand over to the converter in this process."""
     tree, pre, separator, *arguments = argv
     if separator != "--":
         sys.exit(__doc__)
-    if pre != "-":
-        from conversion.base import TextModel
+    from conversion.base import TextModel
 
-        known = TextModel.get_vocab_base_pre
+    known = TextModel.get_vocab_base_pre
 
-        def get_vocab_base_pre(self: TextModel, tokenizer: object) -> str:
-            try:
-                found = known(self, tokenizer)
-            except NotImplementedError:
-                return pre
-            if found != pre:
-                sys.exit(f"model.tokenizer_pre is {pre!r}, but the converter knows this tokenizer as {found!r}")
-            return found
+    def get_vocab_base_pre(self: TextModel, tokenizer: object) -> str:
+        try:
+            found = known(self, tokenizer)
+        except NotImplementedError:
+            if pre == "-":
+                sys.exit(f"{REFUSED}the converter does not know by which rule this tokenizer splits text")
+            return pre
+        if pre not in ("-", found):
+            sys.exit(f"{REFUSED}model.tokenizer_pre is {pre!r}, but the converter knows this tokenizer as {found!r}")
+        return found
 
-        TextModel.get_vocab_base_pre = get_vocab_base_pre
+    TextModel.get_vocab_base_pre = get_vocab_base_pre
     script = str(Path(tree) / "convert_hf_to_gguf.py")
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .engine import N_BATCH
 from .errors import UserError
+from .licenses import spdx_spelling
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 # names as llama-quantize takes them
@@ -26,13 +27,19 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _is_spdx(name: str) -> str:
+    if (known := spdx_spelling(name)) != name:
+        raise ValueError(f"SPDX writes it {known}")
+    return name
+
+
 class Model(_Strict):
     """Which checkpoint, and what its products are called."""
 
     name: Name = Field(description="folder under results/")
     title: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="stem of the file names; general.name")
     checkpoint: str = Field(description="an entry of checkpoints in sources.yaml, or local:PATH")
-    license: str = Field(description="licence of the weights, an SPDX id")
+    license: Annotated[str, AfterValidator(_is_spdx)] = Field(description="licence of the weights, an SPDX id")
     tokenizer_pre: str | None = Field(description="pre-tokenizer to use where the converter does not know the hash")
     bf16_gib: float = Field(gt=0, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for")
     moe_layers: int = Field(ge=1, description="layers with routed experts, all from 0 on; checked against the tensors")
