@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from scripts.phase_twin.checkpoint import look_at
+from scripts.phase_twin.checkpoint import look_at, read_checkpoint
 from scripts.phase_twin.clock import refuse_future
 from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
 from scripts.phase_twin.errors import UserError
@@ -127,14 +127,26 @@ def watched_files():
         yield from path.rglob("*") if path.is_dir() else [path]
 
 
-if workflow.is_main_process:
-    try:
+def has_tower():
+    """Whether the checkpoint has a vision tower: as set, else as a local one shows; one on the hub should have it."""
+    if CFG.model.vision_tower is not None or not CFG.model.checkpoint.startswith(LOCAL):
+        return CFG.model.vision_tower is not False
+    return bool(read_checkpoint(Path(checkpoint_path(CFG.model.checkpoint))).tower)
+
+
+try:
+    HAS_TOWER = has_tower()
+    if workflow.is_main_process:
         refuse_future(watched_files())
         # what is downloaded is looked at before it is converted
         if CFG.model.checkpoint.startswith(LOCAL):
-            look_at(Path(checkpoint_path(CFG.model.checkpoint)), CFG.model.moe_layers)
-    except UserError as error:
-        raise WorkflowError(str(error))
+            look_at(
+                Path(checkpoint_path(CFG.model.checkpoint)),
+                CFG.model.moe_layers,
+                HAS_TOWER,
+            )
+except UserError as error:
+    raise WorkflowError(str(error))
 
 
 STUDY_PREFIX = "study-"

@@ -17,10 +17,9 @@ def tools_license(wildcards):
 
 rule make_release:
     input:
+        **tower_files(),
         twin=rules.pack_twin.output.twin,
         verified=rules.verify_twin.output.report,
-        mmproj=rules.convert_checkpoint.output.mmproj,
-        mmproj_digest=rules.convert_checkpoint.output.mmproj_digest,
         quality=rules.gather_quality.output.table,
         speed=rules.measure_speed.output.speed,
         curve=rules.gather_curve.output.curve,

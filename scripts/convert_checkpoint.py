@@ -1,4 +1,4 @@
-"""Convert the HF checkpoint to a BF16 GGUF with layer counts that its tensors prove, and its vision tower to F16."""
+"""Convert the HF checkpoint to a BF16 GGUF with layer counts that its tensors prove."""
 
 import json
 import logging
@@ -13,7 +13,6 @@ from safetensors import safe_open
 from phase_twin.checkpoint import look_at, pre_tokenizer_of
 from phase_twin.errors import UserError
 from phase_twin.files import atomic_output, write_digest
-from phase_twin.origin import add_origin
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf
 from run_converter import REFUSED
@@ -132,7 +131,7 @@ def main(snakemake: Any) -> None:
     tree, checkpoint = Path(snakemake.params.tree), Path(snakemake.params.checkpoint)
     environment = converter_environment(tree)
     pre = snakemake.params.tokenizer_pre
-    look_at(checkpoint, snakemake.params.moe_layers)
+    look_at(checkpoint, snakemake.params.moe_layers, tower=False)
     with atomic_output(snakemake.output.model) as partial:
         options = ("--outtype", "bf16", "--model-name", snakemake.params.title, *nextn_options(checkpoint))
         command = converter_command(tree, pre, checkpoint, partial, *options)
@@ -141,12 +140,6 @@ def main(snakemake: Any) -> None:
         for change in mend_block_count(partial):
             log.info("metadata set after the tensor list: %s", change)
     write_digest(snakemake.output.model, snakemake.output.digest)
-    with atomic_output(snakemake.output.mmproj) as partial:
-        options = ("--mmproj", "--outtype", "f16", "--model-name", snakemake.params.title)
-        command = converter_command(tree, pre, checkpoint, partial, *options)
-        run_converter(command, snakemake.log.tool, checkpoint, env=environment, append=True)
-        add_origin(partial, snakemake.params.license, snakemake.params.repo)
-    write_digest(snakemake.output.mmproj, snakemake.output.mmproj_digest)
 
 
 if __name__ == "__main__":

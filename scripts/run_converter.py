@@ -1,4 +1,4 @@
-"""Run llama.cpp's converter with a tokenizer pre-type it may not know the hash of.
+"""Run llama.cpp's converter with what it may not know: the hash of a tokenizer, another prefix of a vision tower.
 
 usage: run_converter.py TREE PRE -- ARGUMENTS OF convert_hf_to_gguf.py
 TREE (and TREE/gguf-py) must be on PYTHONPATH; PRE is a name, or "-" to leave the converter's own look-up alone.
@@ -7,9 +7,26 @@ TREE (and TREE/gguf-py) must be on PYTHONPATH; PRE is a name, or "-" to leave th
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
+
+from phase_twin.checkpoint import TOWER
 
 # begins the line of what is refused here: the whole message, whatever the converter said before
 REFUSED = "refused: "
+
+
+def find_tower() -> None:
+    """Let Qwen's vision tower be found under the prefixes that tools give it; the converter ends well without it."""
+    from conversion.qwen3vl import Qwen3VLVisionModel
+
+    known = Qwen3VLVisionModel.filter_tensors.__func__
+
+    def filter_tensors(cls: type, item: tuple[str, Any]) -> tuple[str, Any] | None:
+        name, data = item
+        places = list(TOWER.finditer(name))
+        return known(cls, (f"visual.{name[places[-1].end() :]}" if places else name, data))
+
+    Qwen3VLVisionModel.filter_tensors = classmethod(filter_tensors)
 
 
 def main(argv: list[str]) -> None:
@@ -33,6 +50,7 @@ def main(argv: list[str]) -> None:
         return found
 
     TextModel.get_vocab_base_pre = get_vocab_base_pre
+    find_tower()
     script = str(Path(tree) / "convert_hf_to_gguf.py")
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

@@ -198,7 +198,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def check_side_files(checkpoint: Checkpoint, tower: bool) -> None:
-    """Check tokenizer and, where the vision tower is wanted, preprocessor.
+    """Check tokenizer and, where the vision tower is wanted, that there is one, and its preprocessor.
 
     Raises
     ------
@@ -211,9 +211,12 @@ def check_side_files(checkpoint: Checkpoint, tower: bool) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", *PREPROCESSORS):
         if (folder / name).exists():
             read_json(folder / name)
+    if tower and not checkpoint.tower:
+        raise UserError(f"{folder}: has no vision tower; set model.vision_tower: false")
     if tower and not any((folder / name).exists() for name in PREPROCESSORS):
         raise UserError(
-            f"{folder / PREPROCESSORS[0]}: missing, which the vision tower needs; download it with the checkpoint"
+            f"{folder / PREPROCESSORS[0]}: missing, which the vision tower needs; download it with the checkpoint, "
+            "or set model.vision_tower: false"
         )
 
 
@@ -304,8 +307,8 @@ def check_layers(checkpoint: Checkpoint) -> None:
         )
 
 
-def look_at(folder: Path, moe_layers: int) -> Checkpoint:
-    """Read a checkpoint and check all that its files show.
+def look_at(folder: Path, moe_layers: int, tower: bool) -> Checkpoint:
+    """Read a checkpoint and check all that its files show; of the vision tower, if `tower` is wanted.
 
     Raises
     ------
@@ -315,7 +318,7 @@ def look_at(folder: Path, moe_layers: int) -> Checkpoint:
     checkpoint = read_checkpoint(folder)
     check_layers(checkpoint)
     check_experts(checkpoint, moe_layers)
-    check_side_files(checkpoint, bool(checkpoint.tower))
+    check_side_files(checkpoint, tower)
     return checkpoint
 
 

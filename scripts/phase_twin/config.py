@@ -41,6 +41,9 @@ class Model(_Strict):
     checkpoint: str = Field(description="an entry of checkpoints in sources.yaml, or local:PATH")
     license: Annotated[str, AfterValidator(_is_spdx)] = Field(description="licence of the weights, an SPDX id")
     tokenizer_pre: str | None = Field(description="pre-tokenizer to use where the converter does not know the hash")
+    vision_tower: bool | None = Field(
+        default=None, description="whether it has one, for an mmproj; null = see a local one, expect it from the hub"
+    )
     bf16_gib: float = Field(gt=0, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for")
     moe_layers: int = Field(ge=1, description="layers with routed experts, all from 0 on; checked against the tensors")
 

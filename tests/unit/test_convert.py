@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from convert_checkpoint import count_blocks, mend_block_count, nextn_options
+from convert_tower import check_tower
 from phase_twin.errors import UserError
 from phase_twin.files import sha256_file
 from prune_dual import Gguf
@@ -85,3 +86,21 @@ def test_the_converter_is_told_of_a_head_without_weights(tmp_path, declared, nam
 def test_a_gap_in_the_layers_is_refused():
     with pytest.raises(UserError, match=r"no blk\.1"):
         count_blocks(["blk.0.a", "blk.2.a"])
+
+
+@pytest.mark.parametrize(
+    ("names", "depth", "line"),
+    [
+        (["v.blk.0.ln1.weight", "v.blk.1.ln1.weight", "mm.0.weight"], 2, None),
+        (["v.blk.0.ln1.weight"], None, None),
+        (["v.blk.0.ln1.weight"], 2, r"m\.gguf: 1 blocks of a vision tower .* expected 2 blocks; download"),
+        (["mm.0.weight"], None, "0 blocks of a vision tower .* expected blocks; .* set model.vision_tower: false"),
+    ],
+)
+def test_an_mmproj_has_a_vision_tower(tmp_path, names, depth, line):
+    path = model(tmp_path / "m.gguf", blocks=0, declared=0, nextn=None, tensors=names)
+    if line:
+        with pytest.raises(UserError, match=line):
+            check_tower(path, depth)
+    else:
+        assert check_tower(path, depth) == sum("blk" in name for name in names)

@@ -43,7 +43,8 @@ def second(nano, cache, checkout, snakemake, tmp_path_factory) -> Path:
     folder = checkout(tmp_path_factory.mktemp("second") / "project")
     shutil.rmtree(folder / "resources/engine/cpu")  # the engine is built there, too
     quality = f"{RESULTS}/bench/quality/variant-1.json"
-    done = snakemake("--cores", "1", "--cache", "--configfile", NANO_CONFIG, "--", *PRUNED, quality, cwd=folder)
+    targets = (*PRUNED, quality, MADE["mmproj"])
+    done = snakemake("--cores", "1", "--cache", "--configfile", NANO_CONFIG, "--", *targets, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
     return folder
 

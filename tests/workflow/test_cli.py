@@ -10,6 +10,7 @@ SYCL = 'engine={"backend":"sycl"}'
 RULES_OF_THE_CHAIN = (
     "build_engine",
     "convert_checkpoint",
+    "convert_tower",
     "compute_imatrix",
     "quantize_recipe",
     "measure_mix",
@@ -72,6 +73,8 @@ def test_a_card_is_measured_only_with_its_backend(snakemake):
         ('typo={"a":1}', "typo: unknown key"),
         ('imatrix={"corpus":"local:no/such.txt"}', "local:no/such.txt: no such file"),
         ('imatrix={"corpus":"nothing"}', "'nothing' is not among texts"),
+        ('model={"license":"apache-2.0"}', "model.license = 'apache-2.0': SPDX writes it Apache-2.0"),
+        ('model={"moe_layers":60}', "routed experts are in 8 layers, but model.moe_layers is 60"),
     ],
 )
 def test_a_wrong_configuration_stops_before_the_dag(snakemake, override, words):

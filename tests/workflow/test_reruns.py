@@ -24,7 +24,7 @@ RANKED = {"rank_groups", "draw_sensitivity", *TWIN}
 MEASURED = {"pack_draft", "write_rank_logits", "measure_mix", "score_measured", *RANKED}
 QUANTIZED = {"quantize_recipe", *MEASURED}
 CALIBRATED = {"compute_imatrix", "rank_layers", "score_groups", "write_provenance", *QUANTIZED}
-CONVERTED = {"convert_checkpoint", *CALIBRATED}
+CONVERTED = {"convert_checkpoint", "convert_tower", *CALIBRATED}
 ENGINE = {"fetch_engine", "build_engine", "test_engine"}
 
 
