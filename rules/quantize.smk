@@ -9,6 +9,7 @@ def recipe_params(wildcards):
         "experts": recipe.experts,
         "rest": recipe.rest,
         "rest_classes": recipe.rest_classes,
+        "strict": recipe.strict,
     }
 
 
@@ -17,6 +18,7 @@ rule rank_layers:
         imatrix=rules.compute_imatrix.output.imatrix,
     output:
         ranking=results("rank/layers.json"),
+        calibration=results("rank/calibration.json"),
     log:
         main=logs("rank-layers.log"),
     benchmark:

@@ -24,6 +24,7 @@ rule make_release:
         speed=rules.measure_speed.output.speed,
         curve=rules.gather_curve.output.curve,
         pictures=[rules.gather_curve.output.png, rules.gather_quality.output.png],
+        calibration=rules.rank_layers.output.calibration,
         provenance=rules.write_provenance.output.facts,
         pruned=[PRUNED[name]["gguf"] for name in TARGETS],
         selections=[PRUNED[name]["selection"] for name in TARGETS],

@@ -3,8 +3,8 @@
 The folder is built under a temporary name and renamed when complete. The same inputs give the same bytes.
 
 snakemake.input: twin, verified (the report of verify_twin), mmproj and mmproj_digest (may be absent), curve, pictures,
-quality, speed, provenance, pruned and selections (one per target), patches (in series order), templates (all of
-release/), prune_tool (scripts/prune-dual.py and its package), license.
+quality, speed, calibration, provenance, pruned and selections (one per target), patches (in series order), templates
+(all of release/), prune_tool (scripts/prune-dual.py and its package), license.
 snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), stock (recipes by
 label), targets (of prune_targets), release (sign, repo), texts (names of those for `calibration` and `evaluation`).
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from phase_twin.card import (
+    Calibration,
     Curve,
     QualityRow,
     Selection,
@@ -188,11 +189,14 @@ def main(snakemake: Any) -> None:
         check_digest(mmproj, given.mmproj_digest)
     signing = Signing.model_validate(params.release["sign"]) if params.release["sign"] else None
     selections = [read_results(path, Selection) for path in given.selections]
+    report = json.loads(read_bytes(given.verified))
     context = card_context(
         model=params.model,
         engine=params.engine,
         texts=params.texts,
         variants=params.variants,
+        types=report["types"],
+        calibration=read_results(given.calibration, Calibration),
         stock=params.stock,
         twin=file_facts(given.twin) | {"weights": sum(t.n_elements for t in Twin.read(given.twin).phase(0))},
         mmproj=file_facts(mmproj) if mmproj else None,
@@ -204,7 +208,6 @@ def main(snakemake: Any) -> None:
         patch_sha256=hashlib.sha256(patch).hexdigest(),
         release={"repo": params.release["repo"], "identity": signing.identity if signing else None},
     )
-    report = json.loads(read_bytes(given.verified))
     final = Path(snakemake.output.sums).parent
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,15 +1,21 @@
 """Quantize the BF16 model after a recipe: types by class of tensors, for experts also by layer."""
 
 import json
+import logging
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from phase_twin.engine import ENVIRONMENT
 from phase_twin.errors import UserError
+from phase_twin.experts import EXPERTS
 from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf
+
+log = logging.getLogger("phase_twin")
 
 UNQUANTIZED = {"F32", "F16", "BF16"}
 
@@ -52,7 +58,7 @@ def quantize_arguments(recipe: dict[str, Any], ranking: dict[str, list[int]]) ->
     Parameters
     ----------
     recipe
-        `experts` (class -> types), `rest` and `rest_classes`, as in the configuration.
+        `experts` (class -> types), `rest`, `rest_classes` and `strict`, as in the configuration.
     ranking
         expert class -> layers, most important first.
     """
@@ -69,6 +75,43 @@ def quantize_arguments(recipe: dict[str, Any], ranking: dict[str, list[int]]) ->
         # the first match wins, so all layers come last
         patterns.append((f"ffn_{name}_exps", types["type"]))
     return [flag for pattern, kind in patterns for flag in ("--tensor-type", f"{pattern}={kind.lower()}")], rest
+
+
+def asked_type(name: str, recipe: dict[str, Any], ranking: dict[str, list[int]]) -> str:
+    """The type that a recipe asks for, of one tensor."""
+    if match := EXPERTS.fullmatch(name):
+        types = recipe["experts"][match[2]]
+        raised = raised_layers(types, ranking[match[2]])
+        return types["raised"] if int(match[1]) in raised else types["type"]
+    classes = recipe["rest_classes"].items()
+    return next((kind for label, kind in classes if re.search(REST_CLASSES[label], name)), recipe["rest"])
+
+
+def tell_types(model: Gguf, recipe: dict[str, Any], ranking: dict[str, list[int]]) -> list[str]:
+    """Say, a line per class of tensors, where llama-quantize took other types than the recipe asks for.
+
+    It does so where rows do not fit the blocks of a type, and for a few tensors by a rule of its own. What it leaves
+    unquantized beside the experts has no type in a recipe.
+
+    Raises
+    ------
+    UserError
+        if the recipe is strict and the tensors are routed experts.
+    """
+    others: Counter[tuple[str, str, str, int]] = Counter()
+    for tensor in model.tensors:
+        asked = asked_type(tensor.name, recipe, ranking)
+        left = tensor.type_name in UNQUANTIZED and not EXPERTS.fullmatch(tensor.name)
+        if tensor.type_name != asked and not left:
+            others[re.sub(r"blk\.\d+\.", "", tensor.name), asked, tensor.type_name, tensor.shape[0]] += 1
+    lines = []
+    for (name, asked, found, columns), count in others.items():
+        reason = f"{columns} columns are no multiple of 256" if columns % 256 else "llama-quantize's own choice"
+        line = f"{name}: {found} in place of {asked} in {count} tensors: {reason}"
+        if recipe["strict"] and "_exps" in name:
+            raise UserError(f"{line}; give it a type of 32-blocks (Q4_0, IQ4_NL, Q8_0), or leave `strict` out")
+        lines.append(line)
+    return lines
 
 
 def refuse_quantized(path: str) -> None:
@@ -89,6 +132,8 @@ def main(snakemake: Any) -> None:
             command += ["--covariance", covariance]
         command += [snakemake.input.model, partial, file_type, str(snakemake.threads)]
         run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[ *(?P<done>\d+)/ *(?P<total>\d+)\]")
+        for line in tell_types(Gguf.read(partial), snakemake.params.recipe, ranking):
+            log.warning("%s: %s", snakemake.output.gguf, line)
     write_digest(snakemake.output.gguf, snakemake.output.digest)
 
 

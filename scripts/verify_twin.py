@@ -2,12 +2,14 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from phase_twin.engine import ENVIRONMENT, override
 from phase_twin.errors import UserError
+from phase_twin.experts import CLASSES, EXPERTS
 from phase_twin.results import write_result
 from phase_twin.rule import Progress, run_rule, run_tool
 from prune_dual import (
@@ -34,7 +36,8 @@ def verify_bytes(twin_path: Path, variant_paths: Sequence[Path]) -> dict[str, An
     Returns
     -------
     dict
-        `groups` (number), `bytes` of all tensors, and `tensors`: name in the twin -> type, bytes, SHA-256.
+        `groups` (number), `bytes` of all tensors, `tensors`: name in the twin -> type, bytes, SHA-256, and `types`: for
+        each variant, class ("gate", "up", "down", "rest") -> type -> number of tensors.
 
     Raises
     ------
@@ -51,9 +54,19 @@ def verify_bytes(twin_path: Path, variant_paths: Sequence[Path]) -> dict[str, An
             "groups": len(twin.groups),
             "bytes": sum(tensor.nbytes for tensor in twin.gguf.tensors),
             "tensors": _compare_tensors(twin, models),
+            "types": [count_types(twin.phase(number)) for number in range(twin.count)],
         }
     except GgufError as error:
         raise UserError(str(error)) from error
+
+
+def count_types(tensors: Iterable[Tensor]) -> dict[str, dict[str, int]]:
+    """Tensors of each type in each class of one variant, most first."""
+    found = {name: Counter[str]() for name in (*CLASSES, "rest")}
+    for tensor in tensors:
+        expert = EXPERTS.fullmatch(tensor.name)
+        found[expert[2] if expert else "rest"][tensor.type_name] += 1
+    return {name: dict(counts.most_common()) for name, counts in found.items()}
 
 
 def _compare_keys(twin: Gguf, model: Gguf) -> None:

@@ -77,6 +77,13 @@ class Curve(BaseModel):
     order: str
 
 
+class Calibration(BaseModel):
+    """What the card takes from rank/calibration.json."""
+
+    experts: Annotated[int, Field(ge=0)]
+    without_data: Annotated[int, Field(ge=0)]
+
+
 class Selection(BaseModel):
     """What prune-dual.py --json prints."""
 
@@ -160,6 +167,8 @@ def card_context(
     engine: dict[str, Any],
     texts: dict[str, str],
     variants: list[dict[str, str]],
+    types: list[dict[str, dict[str, int]]],
+    calibration: Calibration,
     stock: dict[str, dict[str, str]],
     twin: dict[str, Any],
     mmproj: dict[str, Any] | None,
@@ -175,6 +184,8 @@ def card_context(
 
     Parameters
     ----------
+    types
+        what verify.json counts in each variant: class -> type -> tensors.
     stock
         label of each recipe that was measured beside the twin -> its types.
     release
@@ -192,7 +203,9 @@ def card_context(
         "model": model,
         "engine": engine,
         "texts": texts,
-        "variants": variants,
+        "variants": [with_facts(*pair) for pair in zip(variants, types, strict=True)],
+        "types": [{name: counted(counts) for name, counts in each.items()} for each in types],
+        "calibration": calibration.model_dump(),
         "stock": stock,
         "twin": twin,
         "mmproj": mmproj,
@@ -207,6 +220,17 @@ def card_context(
         "patch": {"sha256": patch_sha256},
         "release": release,
     }
+
+
+def counted(counts: dict[str, int]) -> str:
+    """Types by number of tensors: 8 IQ3_A770, 2 Q4_K."""
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def with_facts(asked: dict[str, str], types: dict[str, dict[str, int]]) -> dict[str, str]:
+    """What a recipe says of each class of experts, or what the file has where that is something else."""
+    odd = {name for name in ("gate", "up", "down") if any(kind not in asked[name] for kind in types[name])}
+    return {name: f"{counted(types[name])}, not {kind}" if name in odd else kind for name, kind in asked.items()}
 
 
 def group_rows(rows: Iterable[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:

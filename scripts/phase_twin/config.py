@@ -130,6 +130,9 @@ class Recipe(_Strict):
     down: ExpertTypes
     rest: RestType = Field(description="everything that is not a routed expert")
     rest_classes: dict[RestClass, RestType] = Field(default={}, description="classes of the rest with another type")
+    strict: bool = Field(
+        default=False, description="stop where expert tensors cannot have their type, for the width of their rows"
+    )
     feedback: bool = Field(default=True, description="encode IQ3_A770 with error feedback: better, and slower")
 
     @property

@@ -60,6 +60,10 @@ SPEED = [
     {"file": "results/some/Some-Model-16gib.gguf", "label": "16gib", "backend": "SYCL", "device": "Some card",
      "test": "tg128", "depth": 4096, "t_s": 77.345, "stddev": 1.288},
 ]  # fmt: skip
+TYPES = [
+    {"gate": {"IQ3_A770": 2}, "up": {"IQ3_A770": 2}, "down": {"Q3_K": 2}, "rest": {"F32": 9, "Q6_K": 8}},
+    {"gate": {"Q4_K": 2}, "up": {"Q4_K": 2}, "down": {"Q5_K": 2}, "rest": {"F32": 9, "Q6_K": 8}},
+]
 PICTURES = ("curve.png", "quality.png")
 SELECTION = {"budget_bytes": 16535986176, "variant0_bytes": 16106127360, "selected_bytes": 16535624089,
              "promoted": ["blk.0.ffn_down_exps.weight", "blk.1.ffn_down_exps.weight"]}  # fmt: skip
@@ -80,7 +84,9 @@ def rule(tmp_path):
     made.mkdir()
     small_twin(made / TWIN, groups=1)
     tensors = hash_gguf(Gguf.read(made / TWIN))[1]
-    (made / "verify.json").write_text(json.dumps({"tensors": {name: {"sha256": one} for name, one in tensors.items()}}))
+    verified = {"tensors": {name: {"sha256": one} for name, one in tensors.items()}, "types": TYPES}
+    (made / "verify.json").write_text(json.dumps(verified))
+    (made / "calibration.json").write_text(json.dumps({"experts": 512, "without_data": 0, "layers": []}))
     (made / "mmproj.gguf").write_bytes(b"GGUF mmproj")
     write_digest(made / "mmproj.gguf", made / "mmproj.sha256")
     (made / "curve.json").write_text('{"order": "measured"}\n')
@@ -98,6 +104,7 @@ def rule(tmp_path):
             mmproj_digest=str(made / "mmproj.sha256"),
             quality=str(made / "quality.json"),
             speed=str(made / "speed.json"),
+            calibration=str(made / "calibration.json"),
             provenance=str(made / "provenance.json"),
             curve=str(made / "curve.json"),
             pictures=[str(made / picture) for picture in PICTURES],
@@ -338,6 +345,18 @@ def test_the_card_reads_well(rule):
             while card.splitlines()[row : row + 1] and card.splitlines()[row].startswith("|"):
                 assert widths[row] == widths[number], card.splitlines()[row]
                 row += 1
+
+
+def test_what_was_made_otherwise_than_asked(rule):
+    card = card_of(rule)
+    assert "| small (variant 0) | IQ3_A770 | IQ3_A770 | Q3_K | Q6_K |" in card
+    assert "- large phase: gate 2 Q4_K; up 2 Q4_K; down 2 Q5_K; everything else 9 F32, 8 Q6_K\n" in card
+    assert "saw no token" not in card
+    set_value(rule.input.verified, lambda report: report["types"][0].update(down={"IQ4_NL": 2}))
+    set_value(rule.input.calibration, lambda found: found.update(without_data=3))
+    card = card_of(rule)
+    assert "| small (variant 0) | IQ3_A770 | IQ3_A770 | 2 IQ4_NL, not Q3_K | Q6_K |" in card
+    assert "\n3 of 512 experts saw no token of the calibration text; they are quantized without data.\n" in card
 
 
 def test_a_model_without_a_repository_or_vision(rule):

@@ -255,6 +255,11 @@ def test_verify_reports_every_tensor(twin, variants):
     assert {name: (facts["type"], facts["bytes"]) for name, facts in report["tensors"].items()} == {
         tensor.name: (tensor.type_name, tensor.nbytes) for tensor in tensors
     }
+    small, large = report["types"]
+    assert small["gate"] == small["up"] == {"IQ3_A770": 2}
+    assert small["down"] == {"IQ3_A770": 1, "Q4_K": 1}
+    assert large["gate"] == large["up"] == large["down"] == {"Q4_K": 2}
+    assert small["rest"] == large["rest"] == {"F32": 3, "Q6_K": 1}
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", expert(0, "up"), f"{expert(0, 'down')}.v1"])

@@ -2,12 +2,16 @@
 
 import re
 
+import gguf
+import numpy as np
 import pytest
 
+from gguf_files import PLAIN, Q4_K, Q6_K, Q8_0, Raw, write
 from phase_twin.config import Recipe
 from phase_twin.errors import UserError
-from quantize_recipe import REST_CLASSES, quantize_arguments
-from rank_layers import rank_layers
+from prune_dual import Gguf
+from quantize_recipe import REST_CLASSES, quantize_arguments, tell_types
+from rank_layers import rank_layers, unseen_experts
 
 RANKING = {"gate": [2, 0, 1], "up": [0, 1, 2], "down": [1, 2, 0]}
 
@@ -102,3 +106,41 @@ def test_the_card_is_told_what_is_raised():
     recipe = Recipe(gate="IQ3_A770", up="IQ3_A770", down=down, rest="Q6_K", rest_classes={"output": "Q8_0"})
     told = {"gate": "IQ3_A770", "up": "IQ3_A770", "down": "Q3_K, Q4_K in 24 layers", "rest": "Q6_K, output Q8_0"}
     assert recipe.describe() == told
+
+
+def told(path, strict=False, **recipe) -> list[str]:
+    typed = Recipe.model_validate({"gate": "Q4_K", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K", **recipe})
+    plain = {"experts": typed.experts, "rest": typed.rest, "rest_classes": typed.rest_classes, "strict": strict}
+    return tell_types(Gguf.read(path), plain, RANKING)
+
+
+def test_types_other_than_asked_for_are_told(tmp_path):
+    q5_0 = int(gguf.GGMLQuantizationType.Q5_0)
+    downs = [Raw(f"blk.{number}.ffn_down_exps.weight", (128, 256, 2), q5_0) for number in range(2)]
+    tensors = [
+        Raw("output_norm.weight", (256,)),
+        Raw("output.weight", (256, 8), Q6_K),
+        Raw("blk.0.attn_v.weight", (256, 8), Q8_0),
+        Raw("blk.0.ffn_gate_exps.weight", (256, 128, 2), Q4_K),
+        *downs,
+    ]
+    path = write(tmp_path / "m.gguf", PLAIN, tensors)
+    odd = "ffn_down_exps.weight: Q5_0 in place of Q4_K in 2 tensors: 128 columns are no multiple of 256"
+    own = "attn_v.weight: Q8_0 in place of Q6_K in 1 tensors: llama-quantize's own choice"
+    assert told(path) == [own, odd]
+    assert told(path, rest_classes={"attention": "Q8_0"}) == [odd]
+    assert told(path, down="Q5_0", strict=True) == [own]
+    with pytest.raises(UserError, match=f"^{odd}; give it a type of 32-blocks"):
+        told(path, strict=True)
+    raised = {"type": "Q5_0", "raised": "Q4_K", "layers": [1]}
+    assert told(path, down=raised) == [own, odd.replace("2 tensors", "1 tensors")]
+
+
+def test_experts_without_data_are_counted():
+    sums = np.ones((3, 4))
+    imatrix = {
+        f"blk.{layer}.ffn_{part}_exps.weight": (sums, np.array(counts))
+        for layer, counts in enumerate(([5, 0, 1], [2, 2, 2], [0, 0, 9]))
+        for part in ("gate", "up", "down")
+    }
+    assert unseen_experts(imatrix) == {"experts": 9, "without_data": 3, "layers": [0, 2]}
