@@ -144,6 +144,7 @@ try:
                 Path(checkpoint_path(CFG.model.checkpoint)),
                 CFG.model.moe_layers,
                 HAS_TOWER,
+                CFG.model.mtp == "keep",
             )
 except UserError as error:
     raise WorkflowError(str(error))

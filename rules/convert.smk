@@ -28,6 +28,7 @@ rule convert_checkpoint:
         title=CFG.model.title,
         tokenizer_pre=CFG.model.tokenizer_pre,
         moe_layers=CFG.model.moe_layers,
+        mtp=CFG.model.mtp,
     message:
         "Convert the checkpoint to BF16"
     script:

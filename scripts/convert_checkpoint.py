@@ -1,6 +1,5 @@
 """Convert the HF checkpoint to a BF16 GGUF with layer counts that its tensors prove."""
 
-import json
 import logging
 import os
 import re
@@ -8,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
-from phase_twin.checkpoint import look_at, pre_tokenizer_of
+from phase_twin.checkpoint import look_at, pre_tokenizer_of, read_checkpoint
 from phase_twin.errors import UserError
 from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import run_rule, run_tool
@@ -51,19 +48,17 @@ def run_converter(command: list[str | Path], tool_log: str, checkpoint: Path, **
         raise UserError(f"{checkpoint / 'tokenizer.json'}: {reason[1]}; {remedy}") from error
 
 
-def nextn_options(checkpoint: Path) -> tuple[str, ...]:
-    """Return the converter's option for a checkpoint that declares an MTP head whose weights are absent.
+def nextn_options(folder: Path, keep: bool = False) -> tuple[str, ...]:
+    """Return the converter's option that leaves out an MTP head: it is not wanted, or declared without weights.
 
-    The converter believes the declaration: counts and lists by block would be those of one block too many.
+    The converter believes the declaration: counts and lists by block would be those of one block too many. Of a class
+    that can have a head it wants one even where none is declared.
     """
-    config = json.loads((checkpoint / "config.json").read_text())
-    if not config.get("text_config", config).get("mtp_num_hidden_layers"):
+    checkpoint = read_checkpoint(folder)
+    if keep and checkpoint.has_head:
         return ()
-    for path in checkpoint.glob("*.safetensors"):
-        with safe_open(path, "numpy") as file:
-            if any(re.match(r"(model\.)?mtp\.", name) for name in file.keys()):  # noqa: SIM118, it has no iterator
-                return ()
-    return ("--no-nextn",)
+    known = checkpoint.model_class.startswith(("Qwen3_5", "Qwen3Next"))
+    return ("--no-nextn",) if known or checkpoint.mtp or checkpoint.declares_head else ()
 
 
 def count_blocks(tensor_names: list[str]) -> tuple[int, int]:
@@ -131,9 +126,10 @@ def main(snakemake: Any) -> None:
     tree, checkpoint = Path(snakemake.params.tree), Path(snakemake.params.checkpoint)
     environment = converter_environment(tree)
     pre = snakemake.params.tokenizer_pre
-    look_at(checkpoint, snakemake.params.moe_layers, tower=False)
+    keep = snakemake.params.mtp == "keep"
+    look_at(checkpoint, snakemake.params.moe_layers, tower=False, head=keep)
     with atomic_output(snakemake.output.model) as partial:
-        options = ("--outtype", "bf16", "--model-name", snakemake.params.title, *nextn_options(checkpoint))
+        options = ("--outtype", "bf16", "--model-name", snakemake.params.title, *nextn_options(checkpoint, keep))
         command = converter_command(tree, pre, checkpoint, partial, *options)
         bar = {"progress": r"Writing: +(?P<done>\d+)%", "total": 100}
         run_converter(command, snakemake.log.tool, checkpoint, env=environment, **bar)

@@ -12,7 +12,7 @@ from typing import Any
 from phase_twin.documents import documents_of
 from phase_twin.engine import BATCH, ENVIRONMENT, override
 from phase_twin.errors import UserError
-from phase_twin.experts import EXPERTS
+from phase_twin.experts import routed_experts
 from phase_twin.files import atomic_output
 from phase_twin.positions import Positions
 from phase_twin.quality import describe
@@ -58,7 +58,7 @@ def weight_facts(path: str, variant: int | None) -> dict[str, Any]:
     """
     model = Gguf.read(path)
     tensors = model.tensors if variant is None else Twin.of(model).phase(variant)
-    experts = [tensor for tensor in tensors if EXPERTS.fullmatch(tensor.name)]
+    experts = routed_experts(model, tensors)
     bits = 8 * sum(tensor.nbytes for tensor in experts)
     weights = sum(tensor.n_elements for tensor in experts)
     return {"bytes": sum(tensor.nbytes for tensor in tensors), "bpw_experts": round(bits / weights, 4)}

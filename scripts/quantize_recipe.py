@@ -10,13 +10,14 @@ from typing import Any
 
 from phase_twin.engine import ENVIRONMENT
 from phase_twin.errors import UserError
-from phase_twin.experts import EXPERTS
+from phase_twin.experts import EXPERTS, mtp_blocks
 from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf
 
 log = logging.getLogger("phase_twin")
 
+MTP_TYPE = "Q8_0"
 UNQUANTIZED = {"F32", "F16", "BF16"}
 
 # class of the rest -> its tensors, as llama-quantize searches names
@@ -52,7 +53,9 @@ def raised_layers(types: dict[str, Any], ranking: Sequence[int]) -> list[int]:
     return sorted(chosen)
 
 
-def quantize_arguments(recipe: dict[str, Any], ranking: dict[str, list[int]]) -> tuple[list[str], str]:
+def quantize_arguments(
+    recipe: dict[str, Any], ranking: dict[str, list[int]], head: Sequence[int] = ()
+) -> tuple[list[str], str]:
     """Return llama-quantize's options and its file type for a recipe.
 
     Parameters
@@ -61,24 +64,34 @@ def quantize_arguments(recipe: dict[str, Any], ranking: dict[str, list[int]]) ->
         `experts` (class -> types), `rest`, `rest_classes` and `strict`, as in the configuration.
     ranking
         expert class -> layers, most important first.
+    head
+        blocks of an MTP head, which the imatrix knows nothing of: they are stored at MTP_TYPE.
     """
+    # the first match wins
+    patterns = [(rf"^blk\.({'|'.join(map(str, head))})\.", MTP_TYPE)] if head else []
     experts, rest, rest_classes = recipe["experts"], recipe["rest"], recipe["rest_classes"]
     uniform = {types["type"] for types in experts.values()} == {"IQ3_A770"}
     if uniform and rest == "Q6_K" and not rest_classes and not any(types["raised"] for types in experts.values()):
         # this mix is a file type of its own
-        return [], "IQ3_A770"
-    patterns = [(REST_CLASSES[name], kind) for name, kind in rest_classes.items()]
+        return _options(patterns), "IQ3_A770"
+    patterns += [(REST_CLASSES[name], kind) for name, kind in rest_classes.items()]
     for name, types in experts.items():
         if layers := raised_layers(types, ranking[name]):
             numbers = "|".join(map(str, layers))
             patterns.append((rf"blk\.({numbers})\.ffn_{name}_exps", types["raised"]))
-        # the first match wins, so all layers come last
+        # all layers come after those that are raised
         patterns.append((f"ffn_{name}_exps", types["type"]))
-    return [flag for pattern, kind in patterns for flag in ("--tensor-type", f"{pattern}={kind.lower()}")], rest
+    return _options(patterns), rest
 
 
-def asked_type(name: str, recipe: dict[str, Any], ranking: dict[str, list[int]]) -> str:
+def _options(patterns: Sequence[tuple[str, str]]) -> list[str]:
+    return [flag for pattern, kind in patterns for flag in ("--tensor-type", f"{pattern}={kind.lower()}")]
+
+
+def asked_type(name: str, recipe: dict[str, Any], ranking: dict[str, list[int]], head: Sequence[int]) -> str:
     """The type that a recipe asks for, of one tensor."""
+    if (block := re.match(r"blk\.(\d+)\.", name)) and int(block[1]) in head:
+        return MTP_TYPE
     if match := EXPERTS.fullmatch(name):
         types = recipe["experts"][match[2]]
         raised = raised_layers(types, ranking[match[2]])
@@ -99,8 +112,9 @@ def tell_types(model: Gguf, recipe: dict[str, Any], ranking: dict[str, list[int]
         if the recipe is strict and the tensors are routed experts.
     """
     others: Counter[tuple[str, str, str, int]] = Counter()
+    head = mtp_blocks(model)
     for tensor in model.tensors:
-        asked = asked_type(tensor.name, recipe, ranking)
+        asked = asked_type(tensor.name, recipe, ranking, head)
         left = tensor.type_name in UNQUANTIZED and not EXPERTS.fullmatch(tensor.name)
         if tensor.type_name != asked and not left:
             others[re.sub(r"blk\.\d+\.", "", tensor.name), asked, tensor.type_name, tensor.shape[0]] += 1
@@ -125,7 +139,8 @@ def main(snakemake: Any) -> None:
     """Map the rule to llama-quantize."""
     refuse_quantized(snakemake.input.model)
     ranking = json.loads(Path(snakemake.input.ranking).read_text())
-    options, file_type = quantize_arguments(snakemake.params.recipe, ranking)
+    head = mtp_blocks(Gguf.read(snakemake.input.model))
+    options, file_type = quantize_arguments(snakemake.params.recipe, ranking, head)
     with atomic_output(snakemake.output.gguf) as partial:
         command = [snakemake.input.program, "--imatrix", snakemake.input.imatrix, *options]
         if covariance := snakemake.input.get("covariance"):

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 
 from phase_twin.errors import UserError
-from phase_twin.experts import EXPERTS, units
+from phase_twin.experts import routed_experts, units
 from phase_twin.ordering import improve
 from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
@@ -46,7 +46,7 @@ def imatrix_energy(sums: np.ndarray, counts: np.ndarray) -> float:
 
 def expert_tensors_of(model: Gguf) -> dict[str, Tensor]:
     """Every routed-expert tensor by name."""
-    return {tensor.name: tensor for tensor in model.tensors if EXPERTS.fullmatch(tensor.name)}
+    return {tensor.name: tensor for tensor in routed_experts(model)}
 
 
 def gain_bytes(low: Gguf, high: Gguf) -> dict[str, int]:

@@ -3,13 +3,13 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from phase_twin.engine import ENVIRONMENT, override
 from phase_twin.errors import UserError
-from phase_twin.experts import CLASSES, EXPERTS
+from phase_twin.experts import CLASSES, layer_and_class, routed_experts
 from phase_twin.results import write_result
 from phase_twin.rule import Progress, run_rule, run_tool
 from prune_dual import (
@@ -54,18 +54,18 @@ def verify_bytes(twin_path: Path, variant_paths: Sequence[Path]) -> dict[str, An
             "groups": len(twin.groups),
             "bytes": sum(tensor.nbytes for tensor in twin.gguf.tensors),
             "tensors": _compare_tensors(twin, models),
-            "types": [count_types(twin.phase(number)) for number in range(twin.count)],
+            "types": [count_types(twin.gguf, twin.phase(number)) for number in range(twin.count)],
         }
     except GgufError as error:
         raise UserError(str(error)) from error
 
 
-def count_types(tensors: Iterable[Tensor]) -> dict[str, dict[str, int]]:
-    """Tensors of each type in each class of one variant, most first."""
+def count_types(model: Gguf, tensors: Sequence[Tensor]) -> dict[str, dict[str, int]]:
+    """Tensors of each type in each class of one variant of `model`, most first."""
     found = {name: Counter[str]() for name in (*CLASSES, "rest")}
+    experts = {tensor.name for tensor in routed_experts(model, tensors)}
     for tensor in tensors:
-        expert = EXPERTS.fullmatch(tensor.name)
-        found[expert[2] if expert else "rest"][tensor.type_name] += 1
+        found[layer_and_class(tensor.name)[1] if tensor.name in experts else "rest"][tensor.type_name] += 1
     return {name: dict(counts.most_common()) for name, counts in found.items()}
 
 

@@ -28,6 +28,7 @@ FUSED_IN_ORDER = ("Qwen2Moe", "Qwen3Moe", "Qwen3Next", "Qwen3_5Moe")
 # classes of which the engine wants routed and shared experts in every layer
 SHARED_IN_EVERY_LAYER = ("Qwen3_5Moe",)
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+MTP_COUNTS = ("mtp_num_hidden_layers", "num_nextn_predict_layers")
 # rule by which a tokenizer splits text -> the converter's name of it
 PRE_TOKENIZERS = {
     r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*": "qwen2",
@@ -71,6 +72,18 @@ class Checkpoint:
     def mtp(self) -> list[str]:
         """Tensors of an MTP head."""
         return [name for name in self.shapes if MTP.search(name) and not TOWER.search(name)]
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there are whole layers of an MTP head: under a name of their own, or behind the last layer."""
+        layers = self.text.get("num_hidden_layers")
+        behind = (match and layers and int(match[1]) >= layers for match in map(LAYER.search, self.shapes))
+        return any(LAYER.search(name) for name in self.mtp) or any(behind)
+
+    @property
+    def declares_head(self) -> bool:
+        """Whether config.json tells of an MTP head."""
+        return any(self.text.get(key) for key in MTP_COUNTS)
 
     @cached_property
     def text_names(self) -> list[str]:
@@ -307,8 +320,8 @@ def check_layers(checkpoint: Checkpoint) -> None:
         )
 
 
-def look_at(folder: Path, moe_layers: int, tower: bool) -> Checkpoint:
-    """Read a checkpoint and check all that its files show; of the vision tower, if `tower` is wanted.
+def look_at(folder: Path, moe_layers: int, tower: bool, head: bool = False) -> Checkpoint:
+    """Read a checkpoint and check all that its files show; of vision tower and MTP `head`, if they are wanted.
 
     Raises
     ------
@@ -319,6 +332,8 @@ def look_at(folder: Path, moe_layers: int, tower: bool) -> Checkpoint:
     check_layers(checkpoint)
     check_experts(checkpoint, moe_layers)
     check_side_files(checkpoint, tower)
+    if head and not checkpoint.has_head:
+        raise UserError(f"{folder}: has no weights of an MTP head, which model.mtp: keep asks for; set model.mtp: drop")
     return checkpoint
 
 

@@ -44,6 +44,9 @@ class Model(_Strict):
     vision_tower: bool | None = Field(
         default=None, description="whether it has one, for an mmproj; null = see a local one, expect it from the hub"
     )
+    mtp: Literal["drop", "keep"] = Field(
+        default="drop", description="an MTP head's weights: leave them out, or store them at Q8_0"
+    )
     bf16_gib: float = Field(gt=0, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for")
     moe_layers: int = Field(ge=1, description="layers with routed experts, all from 0 on; checked against the tensors")
 

@@ -8,7 +8,7 @@ import numpy as np
 from prune_dual import IQ3_A770_BLOCK, Gguf, Tensor
 
 from .errors import UserError
-from .experts import EXPERTS
+from .experts import routed_experts
 
 JITTER = 0.05  # of the weights, in runs beyond the first
 
@@ -74,7 +74,7 @@ def expert_tensors(model: Gguf, imatrix: Imatrix) -> list[Tensor]:
     UserError
         if one is not BF16, or the imatrix has no weights that fit it.
     """
-    tensors = [tensor for tensor in model.tensors if EXPERTS.fullmatch(tensor.name)]
+    tensors = routed_experts(model)
     for tensor in tensors:
         if tensor.type_name != "BF16":
             raise UserError(f"{model.path}: {tensor.name} is {tensor.type_name}; errors are measured against BF16 only")

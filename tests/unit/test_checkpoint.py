@@ -151,6 +151,12 @@ def test_a_tower_that_is_not_there(tmp_path):
     assert look_at(tmp_path, LAYERS, tower=False).tower == []
 
 
+def test_a_head_that_is_not_there(tmp_path):
+    write(tmp_path, change=says(mtp_num_hidden_layers=1))
+    with pytest.raises(UserError, match=r"no weights of an MTP head, .* set model\.mtp: drop$"):
+        look_at(tmp_path, LAYERS, tower=True, head=True)
+
+
 def test_layers_other_than_set(tmp_path):
     with pytest.raises(UserError, match=r"in 2 layers, but model\.moe_layers is 40; set model\.moe_layers: 2"):
         look_at(write(tmp_path), 40, tower=True)

@@ -68,8 +68,8 @@ def test_a_list_of_more_blocks_than_there_are_is_refused(tmp_path):
     ("declared", "names", "options"),
     [
         (1, ["lm_head.weight"], ("--no-nextn",)),
-        (1, ["lm_head.weight", "mtp.fc.weight"], ()),
-        (1, ["model.mtp.layers.0.mlp.gate.weight"], ()),
+        (1, ["lm_head.weight", "mtp.fc.weight"], ("--no-nextn",)),
+        (None, ["model.mtp.layers.0.mlp.gate.weight"], ("--no-nextn",)),
         (0, ["lm_head.weight"], ()),
         (None, ["lm_head.weight"], ()),
     ],
@@ -81,6 +81,23 @@ def test_the_converter_is_told_of_a_head_without_weights(tmp_path, declared, nam
     for config in (facts, {"text_config": facts}):
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert nextn_options(tmp_path) == options
+
+
+@pytest.mark.parametrize("name", ["mtp.layers.0.mlp.gate.weight", "model.layers.2.mlp.gate.weight"])
+def test_a_head_with_weights_can_be_kept(tmp_path, name):
+    save_file({name: np.ones(2, np.float32)}, tmp_path / "model.safetensors")
+    facts = {"architectures": ["Qwen3_5MoeForCausalLM"], "num_hidden_layers": 2, "mtp_num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    assert nextn_options(tmp_path, keep=True) == ()
+    assert nextn_options(tmp_path) == ("--no-nextn",)
+    save_file({"mtp.fc.weight": np.ones(2, np.float32)}, tmp_path / "model.safetensors")
+    assert nextn_options(tmp_path, keep=True) == ("--no-nextn",)
+
+
+def test_a_class_that_can_have_a_head_is_converted_without(tmp_path):
+    save_file({"lm_head.weight": np.ones(2, np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen3_5MoeForCausalLM"]}))
+    assert nextn_options(tmp_path) == ("--no-nextn",)
 
 
 def test_a_gap_in_the_layers_is_refused():

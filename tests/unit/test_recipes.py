@@ -6,9 +6,10 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_files import PLAIN, Q4_K, Q6_K, Q8_0, Raw, write
+from gguf_files import IQ3_A770, PLAIN, Q4_K, Q6_K, Q8_0, Raw, write
 from phase_twin.config import Recipe
 from phase_twin.errors import UserError
+from phase_twin.experts import routed_experts
 from prune_dual import Gguf
 from quantize_recipe import REST_CLASSES, quantize_arguments, tell_types
 from rank_layers import rank_layers, unseen_experts
@@ -144,3 +145,17 @@ def test_experts_without_data_are_counted():
         for part in ("gate", "up", "down")
     }
     assert unseen_experts(imatrix) == {"experts": 9, "without_data": 3, "layers": [0, 2]}
+
+
+def test_an_mtp_head_is_stored_at_q8_0(tmp_path):
+    plain = {name: {"type": "IQ3_A770", "raised": None, "layers": None, "top": None} for name in RANKING}
+    recipe = {"experts": plain, "rest": "Q6_K", "rest_classes": {}, "strict": True}
+    options, file_type = quantize_arguments(recipe, RANKING, range(3, 4))
+    assert file_type == "IQ3_A770"
+    assert assigned(options, "blk.3.ffn_up_exps.weight") == assigned(options, "blk.3.attn_v.weight") == "q8_0"
+    assert assigned(options, "blk.13.ffn_up_exps.weight") is None
+    keys = [*PLAIN, ("qwen35moe.block_count", "u32", 4), ("qwen35moe.nextn_predict_layers", "u32", 1)]
+    names = [f"blk.{number}.ffn_up_exps.weight" for number in (2, 3)]
+    path = write(tmp_path / "m.gguf", keys, [Raw(names[0], (256, 2, 2), IQ3_A770), Raw(names[1], (256, 2, 2), Q8_0)])
+    assert tell_types(Gguf.read(path), recipe, RANKING) == []
+    assert [tensor.name for tensor in routed_experts(Gguf.read(path))] == names[:1]
