@@ -5,16 +5,19 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from scripts.phase_twin.checkpoint import look_at, read_checkpoint
-from scripts.phase_twin.clock import refuse_future
-from scripts.phase_twin.config import Recipe, load as load_config, twin_hash
-from scripts.phase_twin.errors import UserError
-from scripts.phase_twin.run_lock import clear_stale_locks, hold_run_lock
-from scripts.phase_twin.series import read_series
-from scripts.phase_twin.sources import load_sources
+# as in the scripts: the packages stand in scripts/, also where the workflow runs in another folder
+sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
+
+from phase_twin.checkpoint import look_at, read_checkpoint
+from phase_twin.clock import refuse_future
+from phase_twin.config import Recipe, load as load_config, twin_hash
+from phase_twin.errors import UserError
+from phase_twin.run_lock import clear_stale_locks, hold_run_lock
+from phase_twin.series import read_series
+from phase_twin.sources import load_sources
 
 # also a param of what a cache between workflows may keep: it must not outlive a change of ours
-from scripts.phase_twin.version import VERSION
+from phase_twin.version import VERSION
 
 # python, cmake and ninja of the environment that snakemake runs in, also where it was not activated
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -2,8 +2,8 @@
 # made in seconds).
 # Makes: cpu/pure.json and cpu/mixed.json, with plots: IQ3_A770 beside stock types on this machine's CPU. Not part of
 # `all`.
-from scripts.phase_twin.engine import KERNEL_TIMES
-from scripts.phase_twin.side_by_side import OURS as OUR_TYPE, STOCK as STOCK_TYPES
+from phase_twin.engine import KERNEL_TIMES
+from phase_twin.side_by_side import OURS as OUR_TYPE, STOCK as STOCK_TYPES
 
 # all matrices of one type, or as in a release: experts of the type, the rest Q6_K
 FORMS = ("pure", "mixed")

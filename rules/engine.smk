@@ -1,7 +1,7 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
 # Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, resources/engine/sycl/bin, the
 # programs that are measured where engine.backend is sycl, and the report of the new type by instruction set.
-from scripts.phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
+from phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
 
 PATCHES = [f"patches/{patch.name}.patch" for patch in SERIES.patches]
 ENGINE_TREE = resources("engine/source")

@@ -1,8 +1,8 @@
 # Requires: the variants, the BF16 model, the imatrix, the calibration text.
 # Makes: rank/METHOD.json, an order of promotion for each way to tell what a group is worth, and for the one that the
 # twin gets the curve of quality over bytes.
-from scripts.phase_twin.config import RankMethod
-from scripts.phase_twin.experts import units
+from phase_twin.config import RankMethod
+from phase_twin.experts import units
 from typing import get_args
 
 METHODS = get_args(RankMethod)

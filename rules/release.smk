@@ -1,6 +1,6 @@
 # Requires: everything a release shows or carries.
 # Makes: results/MODEL/release, ready to upload.
-from scripts.phase_twin.licenses import cannot_carry
+from phase_twin.licenses import cannot_carry
 
 
 def text_name(reference):

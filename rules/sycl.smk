@@ -1,6 +1,6 @@
 # Requires: the patched tree, toolchain/sycl (set up by `make setup-sycl`).
 # Makes: resources/engine/sycl-test/bin, programs with the SYCL backend for a CPU device, and the reports of their tests.
-from scripts.phase_twin.engine import SYCL_PROGRAMS
+from phase_twin.engine import SYCL_PROGRAMS
 
 TOOLCHAIN = "toolchain/sycl"
 # the types whose kernels the patches add or change
