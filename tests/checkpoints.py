@@ -184,6 +184,8 @@ def another_class(name: str, model_type: str, **settings: Any) -> Shape:
         config.clear()
         config |= kept | {"architectures": [name], "model_type": model_type, "dtype": "bfloat16", "rope_theta": 10000.0}
         config |= {"intermediate_size": kept["moe_intermediate_size"], "tie_word_embeddings": False} | settings
+        gated = "shared_expert_intermediate_size" in settings
+        shared = ["shared_expert."] if gated else ["shared_experts."] if "n_shared_experts" in settings else []
         dice = torch.Generator().manual_seed(1)
 
         def weights(*shape: int) -> torch.Tensor:
@@ -191,20 +193,22 @@ def another_class(name: str, model_type: str, **settings: Any) -> Shape:
 
         made = {"model.embed_tokens.weight": tensors["model.language_model.embed_tokens.weight"]}
         made |= {"lm_head.weight": tensors["lm_head.weight"], "model.norm.weight": torch.ones(width).bfloat16()}
+        dense = settings.get("first_k_dense_replace", 0)
         for layer in range(layers):
             at = f"model.layers.{layer}."
             for norm in ("input_layernorm", "post_attention_layernorm"):
                 made[f"{at}{norm}.weight"] = torch.ones(width).bfloat16()
             for part in "qkvo":
                 made[f"{at}self_attn.{part}_proj.weight"] = weights(width, width)
-            made[f"{at}mlp.gate.weight"] = weights(n_expert, width)
-            for part in ("gate", "up", "down"):
-                for number in range(n_expert):
-                    made[f"{at}mlp.experts.{number}.{part}_proj.weight"] = weights(width, width)
-            if "shared_expert_intermediate_size" in settings:
-                made[f"{at}mlp.shared_expert_gate.weight"] = weights(1, width)
+            blocks = [""] if layer < dense else [f"experts.{number}." for number in range(n_expert)]
+            if layer >= dense:
+                made[f"{at}mlp.gate.weight"] = weights(n_expert, width)
+                blocks += shared
+            for block in blocks:
                 for part in ("gate", "up", "down"):
-                    made[f"{at}mlp.shared_expert.{part}_proj.weight"] = weights(width, width)
+                    made[f"{at}mlp.{block}{part}_proj.weight"] = weights(width, width)
+            if gated:
+                made[f"{at}mlp.shared_expert_gate.weight"] = weights(1, width)
                 for part in "qkv":
                     made[f"{at}self_attn.{part}_proj.bias"] = weights(width)
             else:
@@ -219,6 +223,16 @@ def another_class(name: str, model_type: str, **settings: Any) -> Shape:
 qwen3_moe = another_class("Qwen3MoeForCausalLM", "qwen3_moe", head_dim=64, norm_topk_prob=True)
 qwen2_moe = another_class("Qwen2MoeForCausalLM", "qwen2_moe", shared_expert_intermediate_size=256)
 olmoe = another_class("OlmoeForCausalLM", "olmoe", norm_topk_prob=False, clip_qkv=None)
+dots1 = another_class(
+    "Dots1ForCausalLM",
+    "dots1",
+    head_dim=64,
+    first_k_dense_replace=1,
+    n_routed_experts=8,
+    n_shared_experts=1,
+    routed_scaling_factor=1.0,
+    norm_topk_prob=True,
+)
 
 
 def flat(shape: Shape) -> Shape:

@@ -68,6 +68,7 @@ MADE = {
     "qwen3moe": Made(shapes.qwen3_moe, **NO_TOWER),
     "qwen2moe": Made(shapes.qwen2_moe, **NO_TOWER),
     "olmoe": Made(shapes.olmoe, **NO_TOWER),
+    "dots1, first layer dense": Made(shapes.dots1, {"model": {"dense_layers": 1, "moe_layers": 3}}, **NO_TOWER),
 }
 
 REFUSED: dict[str, tuple[shapes.Shape, Settings, str]] = {
@@ -76,10 +77,15 @@ REFUSED: dict[str, tuple[shapes.Shape, Settings, str]] = {
         {"vision_tower": True},
         "has no vision tower; set model.vision_tower: false",
     ),
-    "dense first layer": (shapes.dense_first, {}, "layer 0 has no routed experts, but layer 3 has"),
+    "dense first layer": (
+        shapes.dense_first,
+        {},
+        "layer 0 has no routed experts, without which the engine does not load",
+    ),
+    "dense first layer, not told": (shapes.dots1, {}, "set model.moe_layers: 3, dense_layers: 1"),
     "no shared expert": (shapes.no_shared_expert, {}, "layer 0 has no shared expert"),
     "gate_up in another order": (shapes.transposed, {}, "gate_up_proj"),
-    "fewer layers than said": (shapes.as_it_is, {"moe_layers": 5}, "moe_layers"),
+    "fewer layers than said": (shapes.as_it_is, {"moe_layers": 5}, "set model.moe_layers: 4, dense_layers: 0"),
     "MTP head wanted, none there": (shapes.as_it_is, {"mtp": "keep"}, "mtp"),
 }
 

@@ -74,7 +74,10 @@ def test_a_card_is_measured_only_with_its_backend(snakemake):
         ('imatrix={"corpus":"local:no/such.txt"}', "local:no/such.txt: no such file"),
         ('imatrix={"corpus":"nothing"}', "'nothing' is not among texts"),
         ('model={"license":"apache-2.0"}', "model.license = 'apache-2.0': SPDX writes it Apache-2.0"),
-        ('model={"moe_layers":60}', "routed experts are in 8 layers, but model.moe_layers is 60"),
+        (
+            'model={"moe_layers":60}',
+            "routed experts are in layers 0 to 7, model.moe_layers and dense_layers say 0 to 59",
+        ),
     ],
 )
 def test_a_wrong_configuration_stops_before_the_dag(snakemake, override, words):
