@@ -117,6 +117,9 @@ rule pack_draft:
         mem_mb=1000,
         disk_mb=size_mb(0.55),
         runtime=minutes(1),
+    params:
+        license=CFG.model.license,
+        repo=hub_repository(),
     message:
         "Pack a twin to measure with"
     script:

@@ -156,8 +156,9 @@ def test_a_twin_is_made(run_on, run: Run, tmp_path, case):
 def test_no_tower_is_planned_where_there_is_none(run_on, tmp_path):
     code, said, _ = run_on("plan", shapes.write(tmp_path / "checkpoint", shapes.text_only), {}, ["release"], "-n")
     assert code == 0, said[-3000:]
-    assert "make_release" in said
-    assert "convert_tower" not in said
+    planned = re.findall(r"^(\w+) +\d+$", said, re.MULTILINE)
+    assert "make_release" in planned
+    assert "convert_tower" not in planned
 
 
 @pytest.mark.parametrize("case", REFUSED)
