@@ -131,7 +131,7 @@ def types_by_class(twin: Gguf) -> tuple[dict[str, str], dict[str, str]]:
 @pytest.mark.parametrize("case", MADE)
 def test_a_twin_is_made(run_on, run: Run, tmp_path, case):
     made = MADE[case]
-    name = re.sub(r"\W+", "-", case)
+    name = re.sub(r"\W+", "-", case).lower()
     folder = shapes.write(tmp_path / "checkpoint", made.shape, files=made.files)
     tower = f"results/{name}/{name}-mmproj-F16.gguf"
     wanted = [f"results/{name}/verify.json", *([tower] if made.tower else [])]
