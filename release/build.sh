@@ -157,7 +157,7 @@ arch_is_given() {
 
 # What keeps this CUDA toolkit from building, and without --arch the cards of this machine, or all common ones.
 check_cuda() {
-    local release version said flag builds card number cards=() host=()
+    local release version said flag library builds card number cards=() host=()
     [[ $(nvcc --version 2>&1) =~ release\ (([0-9]+)\.([0-9]+)) ]] || {
         missing+=("nvcc that runs: $(command -v nvcc) --version tells no release (NVIDIA's CUDA toolkit)")
         return
@@ -170,9 +170,11 @@ check_cuda() {
     if ! said=$(nvcc "${host[@]}" -std=c++17 -x cu -c -o /dev/null - <<<'#include <functional>' 2>&1); then
         said=$(grep -m 1 -i error <<<"$said") || said="no reason given"
         missing+=("a C++ compiler for nvcc $release, such as -- -DCMAKE_CUDA_HOST_COMPILER=g++-12; it says: $said")
-    elif ! nvcc "${host[@]}" -x cu -E - <<<'#include <cublas_v2.h>' >/dev/null 2>&1 &&
-        [[ "${flags[*]}" != *CUDAToolkit_ROOT* ]]; then
-        missing+=("cublas_v2.h of CUDA $release (NVIDIA's package libcublas-dev-${release/./-})")
+    elif [[ "${flags[*]}" != *-DCUDA* ]]; then
+        for library in cublas:libcublas-dev cuda:cuda-driver-dev; do
+            nvcc "${host[@]}" -x cu -o /dev/null - "-l${library%:*}" <<<'int main() { return 0; }' >/dev/null 2>&1 ||
+                missing+=("lib${library%:*}.so of CUDA $release (NVIDIA's package ${library#*:}-${release/./-})")
+        done
     fi
     if [[ -n $arch ]]; then
         IFS=, read -r -a cards <<<"$arch"

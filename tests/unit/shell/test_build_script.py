@@ -129,7 +129,7 @@ def test_build_with_half_precision(build):
     assert done.stderr == "build.sh: --f16 is for SYCL; leave out --cpu or --f16\n"
 
 
-def cuda_toolkit(fakes, release: str, *cards: str, says: str = "", header: bool = True) -> None:
+def cuda_toolkit(fakes, release: str, *cards: str, says: str = "", lacks: str = "-") -> None:
     """A CUDA toolkit for compute capabilities from 7.5 to 12.1, and cards of some; `says` is why it cannot compile."""
     program(
         fakes,
@@ -137,7 +137,7 @@ def cuda_toolkit(fakes, release: str, *cards: str, says: str = "", header: bool 
         f"""case $* in
             --version) echo 'Cuda compilation tools, release {release}, V{release}.1' ;;
             --list-gpu-arch) printf 'compute_%s\\n' 75 80 86 89 90 120 121 ;;
-            *-E*) exit {int(not header)} ;;
+            *-l{lacks}) exit 1 ;;
             *) read -r line && [[ -z '{says}' || $* == *g++-12* ]] || {{ echo 'note' '{says}' >&2; exit 1; }} ;;
         esac""",
     )
@@ -201,7 +201,8 @@ def test_cuda_builds_for_the_cards_or_for_all(build, fakes, version, cards, opti
             [],
             "a C++ compiler for nvcc 11.5, such as -- -DCMAKE_CUDA_HOST_COMPILER=g++-12; it says: note error",
         ),
-        ({"release": "12.4", "header": False}, [], "cublas_v2.h of CUDA 12.4 (NVIDIA's package libcublas-dev-12-4)"),
+        ({"release": "12.4", "lacks": "cublas"}, [], "libcublas.so of CUDA 12.4 (NVIDIA's package libcublas-dev-12-4)"),
+        ({"release": "12.4", "lacks": "cuda"}, [], "libcuda.so of CUDA 12.4 (NVIDIA's package cuda-driver-dev-12-4)"),
     ],
 )
 def test_cuda_says_what_is_missing_before_it_builds(build, fakes, release, toolkit, options, message):
