@@ -217,8 +217,8 @@ else
 fi
 
 IFS=, read -r -a sizes <<<"$vram"
-if [[ -n $lists && $vram == *,* ]] && (($(count "${sizes[@]}") > devices)); then
-    fail "--vram-gib has sizes for $(count "${sizes[@]}") cards, but the engine lists $devices: ${cards[*]:-none}"
+if [[ -n ${cards[*]-} && $vram == *,* ]] && (($(count "${sizes[@]}") > devices)); then
+    fail "--vram-gib has sizes for $(count "${sizes[@]}") cards, but the engine lists $devices: ${cards[*]}"
 fi
 if [[ $phase == auto ]]; then
     if ((devices >= 2)); then phase=on; else phase=off; fi

@@ -130,6 +130,8 @@ def _find_cards(args: argparse.Namespace) -> tuple[list[Card], Sequence[str]]:
         listed = listed_cards(args.engine, args.dev, run_tool, detect)
         if listed:
             cards, all_of_them = listed
+            if not cards:
+                raise GgufError(f"{args.engine} lists no graphics card that counts; pass the size: --vram-gib 16")
             return cards, [card.device for card in cards] if len(cards) > 1 or not all_of_them else ()
         log.warning("%s does not list its devices, so drivers are asked", args.engine)
     return visible(detect(), os.environ), ()
