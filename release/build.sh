@@ -65,7 +65,7 @@ while (($#)); do
             shift
             ;;
         --arch | --source | --jobs)
-            (($# > 1)) || fail "$1 needs a value"
+            [[ -n ${2-} ]] || fail "$1 needs a value"
             case $1 in
                 --arch) arch=$2 ;;
                 --source) source=$2 ;;
@@ -180,6 +180,7 @@ check_cuda() {
         IFS=, read -r -a cards <<<"$arch"
     elif ! arch_is_given && command -v nvidia-smi >/dev/null; then
         while read -r card; do
+            card=${card%$'\r'}
             [[ ! $card =~ ^[0-9]+\.[0-9]$ || " ${cards[*]-} " == *" ${card/./} "* ]] || cards+=("${card/./}")
         done < <(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null)
     fi

@@ -67,7 +67,8 @@ count() {
 # Of the devices that the engine lists, sets those that count as cards to $cards, their MiB free to $shares, and whether
 # it lists others to $others; $asked names those to take. Fails if the engine does not say.
 engine_cards() {
-    local listing line name own=() spare=()
+    # names may be in any encoding
+    local LC_ALL=C listing line name own=() spare=()
     local -A free=()
     listing=$("$1" --list-devices </dev/null 2>/dev/null) || return 1
     [[ $listing == *'Available devices:'* ]] || return 1
@@ -131,7 +132,7 @@ fitting_options() {
     local engine=()
     if [[ $1 == auto && -n $lists ]]; then
         engine=(--engine "$tool")
-        [[ -z $asked ]] || engine+=(--dev "$asked")
+        [[ -z $asked ]] || engine+=(-dev "$asked")
     fi
     "$python" "$here/prune-dual.py" --dual "$model" --vram-gib "$1" "${engine[@]}" ${2:+--ctx "$2"} --engine-flags
 }
@@ -241,7 +242,7 @@ fi
 if ((devices == 0)); then
     placement=(-ngl "${NX2_NGL:-0}")
     note "no graphics card found: $what on the CPU"
-    [[ -z $others ]] || note "integrated graphics are taken where -- -dev names them"
+    [[ -z $others || -n $asked ]] || note "integrated graphics are taken where -- -dev names them"
 elif [[ " ${weights[*]} " == *' -sm '* ]]; then
     # what fits several cards comes with its split
     placement=(-ngl "${NX2_NGL:-999}")

@@ -185,10 +185,10 @@ def test_asked_for_are_integrated_graphics_and_other_backends(caplog):
     text = f"{HEAD}  CUDA0: {RTX4090}\n  Vulkan0: {UHD}\n"
     cards, every = ask(text)
     assert ([card.device for card in cards], every) == (["CUDA0"], False)
-    assert "not counted: Vulkan0 (Intel(R) UHD Graphics 770); --dev takes what it names" in caplog.text
+    assert "not counted: Vulkan0 (Intel(R) UHD Graphics 770); -dev takes what it names" in caplog.text
     cards, every = ask(text, "Vulkan0", "CUDA0")
     assert ([card.device for card in cards], every) == (["Vulkan0", "CUDA0"], True)
-    with pytest.raises(GgufError, match="--dev names CUDA1, which the engine does not list; it lists CUDA0, Vulkan0"):
+    with pytest.raises(GgufError, match="-dev names CUDA1, which the engine does not list; it lists CUDA0, Vulkan0"):
         ask(text, "CUDA1")
 
 

@@ -18,6 +18,7 @@ from ..memory.listing import listed_cards
 from ..memory.visible import visible
 from ..twin.groups import Twin
 from ..twin.selection import Selection, select
+from .arguments import location
 
 DEFAULTS = Settings()
 
@@ -47,11 +48,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     options.add_argument(
         "--engine",
+        type=location,
         metavar="PROGRAM",
         help="with auto: the engine's program, such as llama-server, whose cards count; without, drivers are asked",
     )
     options.add_argument(
-        "--dev",
+        "-dev",
         type=_devices,
         default=(),
         metavar="D[,D...]",
@@ -88,7 +90,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     for name, given, other, there in (
         ("--free", args.free, "--vram-gib auto", args.vram_gib == "auto"),
         ("--engine", args.engine is not None, "--vram-gib auto", args.vram_gib == "auto"),
-        ("--dev", args.dev, "--engine", args.engine is not None),
+        ("-dev", args.dev, "--engine", args.engine is not None),
     ):
         if given and not there:
             parser.error(f"{name} goes with {other}")
@@ -133,6 +135,8 @@ def _find_cards(args: argparse.Namespace) -> tuple[list[Card], Sequence[str]]:
             if not cards:
                 raise GgufError(f"{args.engine} lists no graphics card that counts; pass the size: --vram-gib 16")
             return cards, [card.device for card in cards] if len(cards) > 1 or not all_of_them else ()
+        if args.dev:
+            raise GgufError(f"{args.engine} does not list its devices, so -dev {','.join(args.dev)} says nothing")
         log.warning("%s does not list its devices, so drivers are asked", args.engine)
     return visible(detect(), os.environ), ()
 

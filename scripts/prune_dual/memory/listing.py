@@ -54,7 +54,7 @@ def choose(cards: Sequence[Card], asked: Sequence[str] = ()) -> list[Card]:
         for name in asked:
             if name not in named:
                 listed = ", ".join(named) or "none"
-                raise GgufError(f"--dev names {name}, which the engine does not list; it lists {listed}")
+                raise GgufError(f"-dev names {name}, which the engine does not list; it lists {listed}")
         return [named[name] for name in asked]
     strong = [card for card in cards if not re.search(WEAK, card.name)]
     strong = [card for card in strong if not re.search(INTEGRATED, card.name)] or strong
@@ -88,11 +88,12 @@ def listed_cards(
     if listed is None:
         return None
     chosen = choose(listed, asked)
+    others = [f"{card.device} ({card.name})" for card in listed if card not in chosen]
+    if others and not asked:
+        log.info("not counted: %s; -dev takes what it names", ", ".join(others))
     if any(card.total is None for card in chosen):
         chosen = known([_filled(card, drivers()) for card in chosen])
-    if others := [f"{card.device} ({card.name})" for card in listed if card.device not in {c.device for c in chosen}]:
-        log.info("not counted: %s; --dev takes what it names", ", ".join(others))
-    return chosen, not others
+    return chosen, len(chosen) == len(listed)
 
 
 def _filled(card: Card, drivers: Sequence[Card]) -> Card:
