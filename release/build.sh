@@ -18,13 +18,15 @@ programs=(
 backend=
 f16=OFF
 source=auto
+arch=
 jobs=$(nproc 2>/dev/null || echo 2)
 work=$here/work
 out=$here/out
 
 usage() {
     cat <<EOF
-usage: build.sh [--cpu | --cuda | --hip | --vulkan | --f16] [--source auto|git|sdist] [--jobs N] [-- cmake arguments]
+usage: build.sh [--cpu | --cuda | --hip | --vulkan | --f16] [--arch A[,A...]] [--source auto|git|sdist] [--jobs N]
+                [-- cmake arguments]
 
 Builds for Intel graphics (SYCL, which needs oneAPI), or with one of these:
 
@@ -37,6 +39,8 @@ Builds for Intel graphics (SYCL, which needs oneAPI), or with one of these:
 Only SYCL and the CPU have kernels for IQ3_A770: with --cuda, --hip and --vulkan the experts in 3 bits stay in the
 machine's memory and are computed on its CPU, everything else on the card.
 
+  --arch       cards to build for, in place of this machine's: compute capabilities such as 8.6,8.9 with --cuda, targets
+               such as gfx1100 with --hip. Without a card --cuda builds for all common ones, which takes long
   --source     where llama.cpp $tag comes from: git, the $package package, or git first (auto)
   --jobs N     parallel jobs ($jobs)
 
@@ -60,9 +64,10 @@ while (($#)); do
             f16=ON
             shift
             ;;
-        --source | --jobs)
-            (($# > 1)) || fail "$1 needs a value"
+        --arch | --source | --jobs)
+            [[ -n ${2-} ]] || fail "$1 needs a value"
             case $1 in
+                --arch) arch=$2 ;;
                 --source) source=$2 ;;
                 --jobs) jobs=$2 ;;
             esac
@@ -83,6 +88,15 @@ done
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || fail "--jobs is '$jobs'; it must be a number from 1"
 [[ -z $backend || $f16 == OFF ]] || fail "--f16 is for SYCL; leave out --$backend or --f16"
 [[ -n $backend ]] || backend=sycl
+if [[ -n $arch ]]; then
+    case $backend in
+        cuda) pattern='[0-9]+\.?[0-9][af]?' such='compute capabilities such as 8.6,8.9' ;;
+        hip) pattern='gfx[0-9a-f]+' such='targets such as gfx1100' ;;
+        *) fail "--arch is for --cuda and --hip" ;;
+    esac
+    [[ $arch =~ ^$pattern(,$pattern)*$ ]] || fail "--arch is '$arch'; it must be $such"
+    arch=${arch//./}
+fi
 [[ -f $patch ]] || fail "no $patch; this script belongs in the release's folder build"
 patch_sha256=$(sha256sum <"$patch" | cut -d' ' -f1)
 
@@ -98,6 +112,11 @@ case $backend in
     cpu) ;;
     *) flags+=("-DGGML_${backend^^}=ON") ;;
 esac
+case $backend in
+    cuda) arch_key=CMAKE_CUDA_ARCHITECTURES ;;
+    hip) arch_key=GPU_TARGETS ;;
+esac
+[[ -z $arch ]] || flags+=("-D$arch_key=${arch//,/;}")
 flags+=("$@")
 
 # What a finished build was made of; absent until it is finished.
@@ -129,22 +148,115 @@ case $backend in
     hip) PATH=$PATH:${ROCM_PATH:-/opt/rocm}/bin ;;
 esac
 has_header() {
-    c++ -E -x c++ ${VULKAN_SDK:+-I"$VULKAN_SDK/include"} - <<<"#include <$1>" >/dev/null 2>&1
+    c++ -std=c++17 -E -x c++ ${VULKAN_SDK:+-I"$VULKAN_SDK/include"} - <<<"#include <$1>" >/dev/null 2>&1
 }
+# Whether the cards to build for are said already.
+arch_is_given() {
+    [[ " ${flags[*]}" =~ \ -D(CMAKE_CUDA_ARCHITECTURES|GPU_TARGETS|AMDGPU_TARGETS|CMAKE_HIP_ARCHITECTURES)[:=] ]]
+}
+
+# What keeps this CUDA toolkit from building, and without --arch the cards of this machine, or all common ones.
+check_cuda() {
+    local release version said flag library builds card number cards=() host=()
+    [[ $(nvcc --version 2>&1) =~ release\ (([0-9]+)\.([0-9]+)) ]] || {
+        missing+=("nvcc that runs: $(command -v nvcc) --version tells no release (NVIDIA's CUDA toolkit)")
+        return
+    }
+    release=${BASH_REMATCH[1]} version=$((BASH_REMATCH[2] * 100 + BASH_REMATCH[3]))
+    ((version >= 1101)) || missing+=("CUDA toolkit 11.1 or newer: nvcc is of release $release")
+    for flag in "${CUDAHOSTCXX:+=$CUDAHOSTCXX}" "${flags[@]}"; do
+        [[ ! $flag =~ ^(-DCMAKE_CUDA_HOST_COMPILER(:[A-Z]+)?)?=(.+) ]] || host=(-ccbin "${BASH_REMATCH[3]}")
+    done
+    if ! said=$(nvcc "${host[@]}" -std=c++17 -x cu -c -o /dev/null - <<<'#include <functional>' 2>&1); then
+        said=$(grep -m 1 -i error <<<"$said") || said="no reason given"
+        missing+=("a C++ compiler for nvcc $release, such as -- -DCMAKE_CUDA_HOST_COMPILER=g++-12; it says: $said")
+    elif [[ "${flags[*]}" != *-DCUDA* ]]; then
+        for library in cublas:libcublas-dev cuda:cuda-driver-dev; do
+            nvcc "${host[@]}" -x cu -o /dev/null - "-l${library%:*}" <<<'int main() { return 0; }' >/dev/null 2>&1 ||
+                missing+=("lib${library%:*}.so of CUDA $release (NVIDIA's package ${library#*:}-${release/./-})")
+        done
+    fi
+    if [[ -n $arch ]]; then
+        IFS=, read -r -a cards <<<"$arch"
+    elif ! arch_is_given && command -v nvidia-smi >/dev/null; then
+        while read -r card; do
+            card=${card%$'\r'}
+            [[ ! $card =~ ^[0-9]+\.[0-9]$ || " ${cards[*]-} " == *" ${card/./} "* ]] || cards+=("${card/./}")
+        done < <(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null)
+    fi
+    builds=$(nvcc --list-gpu-arch 2>/dev/null) || builds=
+    for card in "${cards[@]}"; do
+        number=${card%[af]}
+        [[ -z $builds || $'\n'$builds$'\n' == *$'\n'compute_$number$'\n'* ]] ||
+            missing+=("a CUDA toolkit for compute capability ${number%?}.${number: -1}: $release has ${builds//$'\n'/ }")
+    done
+    ! arch_is_given || return 0
+    if [[ -n ${cards[*]-} ]]; then
+        printf -v arch ';%s-real' "${cards[@]}"
+    else
+        # as ggml-cuda/CMakeLists.txt of the engine chooses where it does not build for the machine
+        ((version >= 1300)) || arch=';50-virtual;61-virtual;70-virtual'
+        arch+=';75-virtual;80-virtual;86-real'
+        ((version < 1108)) || arch+=';89-real;90-virtual'
+        ((version < 1208)) || arch+=';120a-real'
+        ((version < 1209)) || arch+=';121a-real'
+        [[ -n ${missing[*]-} ]] ||
+            printf 'build.sh: no NVIDIA card here, so for all: %s; --arch 8.9 builds for one, sooner\n' "${arch:1}" >&2
+    fi
+    flags+=("-D$arch_key=${arch:1}")
+}
+
+# The same for AMD's ROCm. Without a card cmake would build for whatever its compiler takes first.
+check_hip() {
+    local root header
+    root=$(hipconfig -R)
+    [[ $(hipconfig --version) =~ ^([0-9]+)\.([0-9]+) ]] && ((BASH_REMATCH[1] * 100 + BASH_REMATCH[2] >= 601)) ||
+        missing+=("AMD's ROCm 6.1 or newer: this is ${BASH_REMATCH[0]:-of no known version}")
+    [[ -x $(hipconfig -l)/clang ]] || missing+=("ROCm's clang: there is no $(hipconfig -l)/clang")
+    for header in hipblas/hipblas.h rocblas/rocblas.h; do
+        [[ -f $root/include/$header ]] || missing+=("$header in $root (AMD's ROCm with hipBLAS and rocBLAS)")
+    done
+    arch_is_given || PATH=$PATH:$root/bin rocm_agent_enumerator -t GPU 2>/dev/null | grep -qE '^gfx0*[1-9a-f]' ||
+        missing+=("an AMD card: no GPU was found to build for; name its target, such as --arch gfx1100 for an RX 7900")
+}
+
 missing=()
 command -v git >/dev/null || missing+=("git (package git): fetches llama.cpp and applies the patch")
-command -v cmake >/dev/null || missing+=("cmake (package cmake)")
+case $backend in
+    cuda) oldest=18 ;;
+    vulkan) oldest=19 ;;
+    hip) oldest=21 ;;
+    *) oldest=14 ;;
+esac
+if ! command -v cmake >/dev/null; then
+    missing+=("cmake (package cmake)")
+elif [[ $(cmake --version 2>/dev/null) =~ version\ (([0-9]+)\.([0-9]+)) ]] &&
+    ((BASH_REMATCH[2] * 100 + BASH_REMATCH[3] < 300 + oldest)); then
+    missing+=("cmake 3.$oldest or newer, this is ${BASH_REMATCH[1]} (a newer one: pip install cmake)")
+fi
 command -v ninja >/dev/null || command -v make >/dev/null || missing+=("ninja or make (package ninja-build or make)")
 if [[ $backend == sycl ]]; then
     { command -v icx && command -v icpx; } >/dev/null ||
         missing+=("icx and icpx (Intel oneAPI Base Toolkit, see BUILD.md); or build with --cpu")
     [[ -n ${MKLROOT:-} ]] || missing+=("oneMKL: MKLROOT is not set (package intel-oneapi-mkl-devel)")
 else
-    command -v c++ >/dev/null || missing+=("c++ (package g++)")
+    has_header filesystem || missing+=("c++ that knows C++17 (package g++, version 8 or newer)")
 fi
 case $backend in
-    cuda) command -v nvcc >/dev/null || missing+=("nvcc (NVIDIA's CUDA toolkit, or package nvidia-cuda-toolkit)") ;;
-    hip) command -v hipconfig >/dev/null || missing+=("hipconfig (AMD's ROCm 6.1 or newer with hipBLAS and rocBLAS)") ;;
+    cuda)
+        if command -v nvcc >/dev/null; then
+            check_cuda
+        else
+            missing+=("nvcc (NVIDIA's CUDA toolkit, or package nvidia-cuda-toolkit)")
+        fi
+        ;;
+    hip)
+        if command -v hipconfig >/dev/null; then
+            check_hip
+        else
+            missing+=("hipconfig (AMD's ROCm 6.1 or newer with hipBLAS and rocBLAS)")
+        fi
+        ;;
     vulkan)
         command -v glslc >/dev/null || missing+=("glslc (package glslc)")
         has_header vulkan/vulkan.h || missing+=("vulkan/vulkan.h (package libvulkan-dev)")

@@ -17,7 +17,8 @@ usage() {
     cat <<'EOF'
 usage: install-nx2.sh [--vram-gib N] [--ctx N] [--dual PATH|URL] [--out PATH] [--keep-dual | --delete-dual] [--yes]
 
-  --vram-gib N   memory of the card in GiB, such as 16, or of several, such as 16,12 (what the drivers report)
+  --vram-gib N   memory of the card in GiB, such as 16, or of several in the engine's order, such as 16,12 (what the
+                 engine lists; the drivers are asked where it is not built)
   --ctx N        tokens of context to leave room for (8192)
   --dual PATH    the twin (the one beside this script); or where to fetch from: https://..., hf://OWNER/REPOSITORY/FILE
   --out PATH     the file to write (the twin's name with the size or -fitted, beside the twin; beside this script if it
@@ -49,12 +50,23 @@ find_tool() {
     fi
 }
 
+# The runtime that a SYCL build needs; its script does not bear strict mode. The launcher has this function, too.
+set_up_oneapi() {
+    if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh ]]; then
+        set +eu
+        # shellcheck source=/dev/null
+        source "${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh" --force >/dev/null 2>&1
+        set -eu
+    fi
+}
+
 # The launcher of $out, with the engine's options $@.
 launcher_text() {
     cat <<'EOF'
 #!/usr/bin/env bash
 # Start the engine on the fitted file as it was fitted for; arguments go to the engine and win over that. NX2_* work
 # as in run-nx2.sh.
+# shellcheck disable=SC1091
 set -euo pipefail
 EOF
     printf 'model=%q\n' "$out"
@@ -62,19 +74,14 @@ EOF
     (($# == 0)) || printf "'%s' " "$@"
     printf ')\n'
     printf 'built=%q\n' "$built"
-    declare -f find_tool
+    declare -f find_tool set_up_oneapi
     cat <<'EOF'
 tool=$(find_tool "${NX2_TOOL:-llama-server}")
 if ! command -v "$tool" >/dev/null; then
     printf 'no program %s; run build/build.sh first, or set NX2_BIN\n' "$tool" >&2
     exit 1
 fi
-if ! command -v sycl-ls >/dev/null && [[ -r ${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh ]]; then
-    set +eu
-    # shellcheck source=/dev/null
-    source "${ONEAPI_ROOT:-/opt/intel/oneapi}/setvars.sh" --force >/dev/null 2>&1
-    set -eu
-fi
+set_up_oneapi
 exec "$tool" -m "$model" -ngl "${NX2_NGL:-999}" "${options[@]}" "$@"
 EOF
 }
@@ -175,6 +182,9 @@ prune=("$python" "$here/prune-dual.py" --dual "$dual" --out "$out" --resume --vr
 if [[ -n $vram ]]; then
     printf 'What fits %s GiB:\n' "$vram"
 else
+    set_up_oneapi
+    engine=$(find_tool llama-server)
+    ! command -v "$engine" >/dev/null || prune+=(--engine "$engine")
     printf 'What fits the cards that were found:\n'
 fi
 proposal=$("${prune[@]}" --dry-run) || fail "nothing was written"

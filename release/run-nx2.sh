@@ -15,12 +15,15 @@ usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto 
   --sm on     the large phase (variant 1), its layers split over all devices by their free memory
   --sm auto   on with two or more devices, off with one, the small phase on the CPU with none (default)
   --budget-mib N   small tensors, the most important ones large, within N MiB of weights
-  --vram-gib V     the same for a card of V GiB, or several: 16,12; auto asks the drivers. Counts caches and buffers too;
-                   needs Python with the package gguf
+  --vram-gib V     the same for a card of V GiB, or several in the engine's order: 16,12; auto takes the cards that the
+                   engine lists. Counts caches and buffers too; needs Python with the package gguf
   --ctx N          tokens of context that --vram-gib plans for, and the engine takes (8192)
   --print     show the command instead of running it
 
 What follows -- goes to the engine and wins over what is set here, for example: run-nx2.sh -- --port 8081 -c 32768
+
+Cards are what the engine's --list-devices has of one backend, without integrated graphics. To take others, name them:
+run-nx2.sh -- -dev Vulkan1
 
 Environment:
   NX2_TOOL    program to run (llama-server)
@@ -52,27 +55,57 @@ find_tool() {
     fi
 }
 
-# integrated graphics share the memory of the CPU: nothing to gain there
-integrated='UHD|Iris'
+# Graphics that never pay, and those that count where there is no other card; prune-dual has the same two.
+weak='UHD|Iris|HD Graphics'
+integrated='Arc\([Tt][Mm]\) Graphics|1[34]0[TV]|B3[0-9]0 GPU|Intel\(R\) Graphics|Custom GPU'
+integrated+='|Radeon(\([Tt][Mm]\))?( Vega [0-9]+)?( [0-9]+[MS])?( Graphics|$| \(RADV)'
 
-# One word for each device that the engine itself reports: its MiB free, or "integrated"; fails if it does not say.
-engine_devices() {
-    local listing line free
+count() {
+    printf '%s' "$#"
+}
+
+# Of the devices that the engine lists, sets those that count as cards to $cards, their MiB free to $shares, and whether
+# it lists others to $others; $asked names those to take. Fails if the engine does not say.
+engine_cards() {
+    # names may be in any encoding
+    local LC_ALL=C listing line name own=() spare=()
+    local -A free=()
     listing=$("$1" --list-devices </dev/null 2>/dev/null) || return 1
     [[ $listing == *'Available devices:'* ]] || return 1
     while read -r line; do
-        [[ $line =~ ^[A-Za-z]+[0-9]+:\ .*\ ([0-9]+)\ MiB\ free\)$ ]] || continue
-        free=${BASH_REMATCH[1]}
-        [[ ! $line =~ $integrated ]] || free=integrated
-        printf '%s ' "$free"
-    done <<<"$listing"
+        [[ $line =~ ^([A-Za-z]+[0-9]+):\ (.*)\ \([0-9]+\ MiB,\ ([0-9]+)\ MiB\ free\)$ ]] || continue
+        name=${BASH_REMATCH[1]}
+        line=${BASH_REMATCH[2]}
+        free[$name]=${BASH_REMATCH[3]}
+        if [[ $line =~ $weak ]]; then
+            continue
+        elif [[ $line =~ $integrated ]]; then
+            spare+=("$name")
+        else
+            own+=("$name")
+        fi
+    done <<<"${listing//$'\r'/}"
+    [[ -n ${own[*]-} ]] || own=("${spare[@]}")
+    cards=()
+    for name in "${own[@]}"; do
+        # of one backend
+        [[ ${name%%[0-9]*} != "${own[0]%%[0-9]*}" ]] || cards+=("$name")
+    done
+    [[ -z $asked ]] || IFS=, read -r -a cards <<<"${asked#none}"
+    others=
+    (($(count "${cards[@]}") == $(count "${!free[@]}"))) || others=yes
+    shares=
+    for name in "${cards[@]}"; do
+        # a slash, since a comma starts another test in llama-bench
+        shares+=${shares:+/}${free[$name]:-0}
+    done
 }
 
 # Discrete graphics cards of this machine, for engines that do not say.
 machine_devices() {
     local count=0 card vendor
     if command -v sycl-ls >/dev/null; then
-        count=$(sycl-ls 2>/dev/null | grep -E '^\[level_zero:gpu\]' | grep -cvE "$integrated") || true
+        count=$(sycl-ls 2>/dev/null | grep -E '^\[level_zero:gpu\]' | grep -cvE "$weak") || true
     fi
     if ((count == 0)) && command -v nvidia-smi >/dev/null; then
         count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || true
@@ -96,7 +129,12 @@ fitting_options() {
     [[ -x $python ]] || python=python3
     command -v "$python" >/dev/null || fail "--vram-gib needs python3; install Python 3.11 or newer, or use --budget-mib"
     # it says itself what else it misses
-    "$python" "$here/prune-dual.py" --dual "$model" --vram-gib "$1" ${2:+--ctx "$2"} --engine-flags
+    local engine=()
+    if [[ $1 == auto && -n $lists ]]; then
+        engine=(--engine "$tool")
+        [[ -z $asked ]] || engine+=(-dev "$asked")
+    fi
+    "$python" "$here/prune-dual.py" --dual "$model" --vram-gib "$1" "${engine[@]}" ${2:+--ctx "$2"} --engine-flags
 }
 
 phase=
@@ -161,22 +199,28 @@ export ZES_ENABLE_SYSMAN="${ZES_ENABLE_SYSMAN:-1}"
 
 tool=$(find_tool "${NX2_TOOL:-llama-server}")
 model=${NX2_MODEL:-$here/$twin}
-# The engine splits by free memory itself, but would take integrated graphics for one more card: they get no share.
-# Without sizes that is left to the engine.
+# what the user asks for: -dev after --, or its variable
+asked=${LLAMA_ARG_DEVICE:-}
+for ((n = 1; n < $#; n++)); do
+    [[ ! ${!n} =~ ^(-dev|--device)$ ]] || { next=$((n + 1)) && asked=${!next//\//,}; }
+done
+cards=()
 shares=
-if listed=$(engine_devices "$tool"); then
-    devices=0
-    for free in $listed; do
-        if [[ $free == integrated ]]; then free=0; else devices=$((devices + 1)); fi
-        # a slash, since a comma starts another test in llama-bench
-        shares+=${shares:+/}$free
-    done
-    # a card that does not tell its memory
-    [[ " $listed" != *' 0 '* ]] || shares=
+others=
+lists=
+if engine_cards "$tool"; then
+    lists=yes
+    devices=$(count "${cards[@]}")
+    # a card that does not tell its memory: without sizes the split is left to the engine
+    [[ ! $shares =~ (^|/)0(/|$) ]] || shares=
 else
     devices=$(machine_devices)
 fi
 
+IFS=, read -r -a sizes <<<"$vram"
+if [[ -n ${cards[*]-} && $vram == *,* ]] && (($(count "${sizes[@]}") > devices)); then
+    fail "--vram-gib has sizes for $(count "${sizes[@]}") cards, but the engine lists $devices: ${cards[*]}"
+fi
 if [[ $phase == auto ]]; then
     if ((devices >= 2)); then phase=on; else phase=off; fi
 fi
@@ -198,6 +242,7 @@ fi
 if ((devices == 0)); then
     placement=(-ngl "${NX2_NGL:-0}")
     note "no graphics card found: $what on the CPU"
+    [[ -z $others || -n $asked ]] || note "integrated graphics are taken where -- -dev names them"
 elif [[ " ${weights[*]} " == *' -sm '* ]]; then
     # what fits several cards comes with its split
     placement=(-ngl "${NX2_NGL:-999}")
@@ -210,6 +255,12 @@ elif [[ $phase == on ]] || { [[ -n $budget ]] && ((devices > 1)); }; then
 else
     placement=(-sm none -ngl "${NX2_NGL:-999}")
     note "$what on one of $devices device(s)"
+fi
+# the engine would take the others too
+if [[ -n $others && -z $asked && " ${weights[*]} " != *' -dev '* ]] && ((devices)); then
+    printf -v names ',%s' "${cards[@]}"
+    [[ ${tool##*/} != llama-bench ]] || names=${names//,//}
+    placement+=(-dev "${names:1}")
 fi
 
 command=("$tool" -m "$model" "${weights[@]}" "${placement[@]}" "$@")

@@ -21,6 +21,43 @@ SYSTEM = shlex.split(
     "bash basename cat chmod cp cut dirname env git grep gzip id ls mkdir mv nproc readlink rm sed sha256sum tail tar "
     "touch"
 )
+# what an engine may list, and which of it are the cards
+HEAD = "Available devices:\n"
+RTX4090 = "NVIDIA GeForce RTX 4090 (24077 MiB, 23600 MiB free)"
+RTX3060 = "NVIDIA GeForce RTX 3060 (11909 MiB, 11700 MiB free)"
+UHD = "Intel(R) UHD Graphics 770 (60000 MiB, 59000 MiB free)"
+ARC = "Intel(R) Arc(TM) A770 Graphics (15473 MiB, 15000 MiB free)"
+LUNAR_LAKE = "Intel(R) Arc(TM) 140V GPU (16GB) (17000 MiB, 16500 MiB free)"
+PHOENIX = "AMD Radeon 780M Graphics (RADV PHOENIX) (31000 MiB, 30000 MiB free)"
+UNNAMED = "AMD Radeon Graphics (32752 MiB, 32700 MiB free)"
+XTX = "AMD Radeon RX 7900 XTX (RADV NAVI31) (24560 MiB, 24000 MiB free)"
+LISTINGS = [
+    (HEAD + "".join(f"  {name}: {card}\n" for name, card in listed), cards)
+    for listed, cards in (
+        ([("CUDA0", RTX4090), ("CUDA1", RTX3060)], ["CUDA0", "CUDA1"]),
+        ([("CUDA0", RTX3060), ("CUDA1", RTX4090)], ["CUDA0", "CUDA1"]),
+        ([("CUDA0", RTX3060)], ["CUDA0"]),
+        ([("SYCL0", UHD), ("SYCL1", ARC)], ["SYCL1"]),
+        ([("SYCL0", LUNAR_LAKE)], ["SYCL0"]),
+        ([("SYCL0", LUNAR_LAKE), ("SYCL1", ARC)], ["SYCL1"]),
+        ([("Vulkan0", PHOENIX), ("Vulkan1", RTX4090)], ["Vulkan1"]),
+        ([("Vulkan0", PHOENIX)], ["Vulkan0"]),
+        ([("Vulkan0", XTX), ("Vulkan1", RTX3060)], ["Vulkan0", "Vulkan1"]),
+        # cards without a name, and integrated graphics beside a card that has one
+        ([("ROCm0", UNNAMED), ("ROCm1", UNNAMED)], ["ROCm0", "ROCm1"]),
+        ([("ROCm0", XTX), ("ROCm1", UNNAMED)], ["ROCm0"]),
+        # two backends see the same cards
+        ([("CUDA0", RTX4090), ("Vulkan0", RTX4090), ("Vulkan1", XTX)], ["CUDA0"]),
+        ([("SYCL0", UHD), ("Vulkan0", UHD), ("Vulkan1", RTX4090)], ["Vulkan1"]),
+        ([("CUDA0", "A card, (rev. 2), 12 MiB free (100 MiB, 90 MiB free)"), ("CUDA1", RTX3060)], ["CUDA0", "CUDA1"]),
+        ([("CUDA9", RTX4090), ("CUDA10", RTX3060)], ["CUDA9", "CUDA10"]),
+        ([("BLAS", "OpenBLAS (0 MiB, 0 MiB free)"), ("CUDA0", RTX4090)], ["CUDA0"]),
+        ([("SYCL0", UHD)], []),
+        ([], []),
+    )
+]
+LISTINGS.append((f"ggml: found 1\n{HEAD}  (none)\n", []))
+LISTINGS.append((f"{HEAD}  CUDA0: {RTX4090}\r\n  CUDA1: {RTX3060}\r\n", ["CUDA0", "CUDA1"]))
 SHELLCHECK = shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck"))
 
 

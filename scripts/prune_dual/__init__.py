@@ -44,6 +44,8 @@ from .manifest.tensors import hash_gguf, verify_copy
 from .memory.account import CACHE_TYPES, Memory, Model, Settings, Weights
 from .memory.cards import RESERVE_GIB, Account, Plan, plan, tensor_split
 from .memory.devices import Card, card_sizes, detect
+from .memory.listing import choose, listed_cards, parse_listing
+from .memory.visible import visible
 from .twin.groups import (
     KEY_BUDGET_MB,
     KEY_COUNT,

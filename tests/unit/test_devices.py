@@ -1,4 +1,4 @@
-"""Detection of cards, on what drivers and tools say (tests/data/devices)."""
+"""Detection of cards: what an engine lists, and what drivers and tools say (tests/data/devices)."""
 
 import json
 import time
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from prune_dual import GgufError, card_sizes, detect
-from prune_dual.memory import devices
+from prune_dual import GIB, Card, GgufError, card_sizes, choose, detect, listed_cards, parse_listing, visible
+from prune_dual.memory import devices, listing
+from release_shell import HEAD, LISTINGS, RTX3060, RTX4090, UHD
+from small_run import ROOT
 
 DATA = Path(__file__).parents[1] / "data/devices"
 MACHINES = sorted(path.name for path in DATA.iterdir() if path.is_dir())
@@ -149,3 +151,123 @@ def test_a_tool_that_is_missing_fails_or_hangs_says_nothing(tmp_path, monkeypatc
     assert devices.run_tool(["sh", "-c", "echo something; exec sleep 30"]) == ""
     assert devices.run_tool(["printf", r"\377"]) == "\ufffd"
     assert time.monotonic() - begun < 20
+
+
+# what an engine lists
+
+
+@pytest.mark.parametrize(("text", "names"), LISTINGS)
+def test_the_cards_of_a_listing(text, names):
+    listed = parse_listing(text)
+    assert [card.device for card in choose(listed)] == names
+
+
+def test_the_launcher_knows_the_same_integrated_graphics():
+    script = (ROOT / "release/run-nx2.sh").read_text()
+    assert f"weak='{listing.WEAK}'" in script
+    parts = script.split("integrated='")[1].split("'\n")[0], script.split("integrated+='")[1].split("'\n")[0]
+    assert "".join(parts) == listing.INTEGRATED
+
+
+def ask(text, *asked, drivers=()):
+    return listed_cards("llama-server", asked, lambda command: text if command[1] == "--list-devices" else "", drivers)
+
+
+def test_order_and_sizes_are_the_engines():
+    cards, every = ask(f"{HEAD}  CUDA0: {RTX4090}\n  CUDA1: {RTX3060}\n")
+    assert (card_sizes(cards), every) == ([24077 * MIB, 11909 * MIB], True)
+    assert card_sizes(cards, free=True) == [23600 * MIB, 11700 * MIB]
+    assert cards[0].name == "NVIDIA GeForce RTX 4090"
+
+
+def test_asked_for_are_integrated_graphics_and_other_backends(caplog):
+    caplog.set_level("INFO")
+    text = f"{HEAD}  CUDA0: {RTX4090}\n  Vulkan0: {UHD}\n"
+    cards, every = ask(text)
+    assert ([card.device for card in cards], every) == (["CUDA0"], False)
+    assert "not counted: Vulkan0 (Intel(R) UHD Graphics 770); -dev takes what it names" in caplog.text
+    cards, every = ask(text, "Vulkan0", "CUDA0")
+    assert ([card.device for card in cards], every) == (["Vulkan0", "CUDA0"], True)
+    with pytest.raises(GgufError, match="-dev names CUDA1, which the engine does not list; it lists CUDA0, Vulkan0"):
+        ask(text, "CUDA1")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [([8], [8, 24]), ([8, 8], [8, 24]), ([], [24]), ([8, 6], [24]), ([None], [24])]
+)
+def test_drivers_fill_a_size_that_the_engine_does_not_know(caplog, sizes, expected):
+    text = f"{HEAD}  SYCL0: Intel(R) Arc(TM) A750 Graphics (0 MiB, 0 MiB free)\n  SYCL1: Big (24576 MiB, 1 MiB free)\n"
+    drivers = [Card("Intel(R) Arc(TM) A750 Graphics", size and size * GIB) for size in sizes]
+    cards, every = ask(text, drivers=lambda: [*drivers, Card("Another", GIB)])
+    assert card_sizes(cards) == [size * GIB for size in expected]
+    # what is left out has to be kept from the engine
+    assert every == (len(expected) == 2)
+    assert ("(SYCL0): nothing says how much memory it has, left out" in caplog.text) != every
+
+
+@pytest.mark.parametrize("text", ["", "error: unknown argument: --list-devices\n", "CUDA0: x (1 MiB, 1 MiB free)\n"])
+def test_what_is_no_listing(text):
+    assert ask(text) is None
+
+
+# which of the drivers' cards an engine would list
+
+CARDS = {
+    "small": Card("NVIDIA GeForce RTX 3060", 12 * GIB, None, "0000:01:00.0", "nvidia-smi", "GPU-1234"),
+    "big": Card("NVIDIA GeForce RTX 4090", 24 * GIB, None, "0000:41:00.0", "nvidia-smi", "GPU-5678"),
+    "amd": Card("AMD Radeon PRO W7900", 48 * GIB, None, "0000:51:00.0", "sysfs"),
+    "amd2": Card("AMD Radeon PRO W7900", 48 * GIB, None, "0000:61:00.0", "sysfs"),
+    "arc": Card("Intel(R) Arc(TM) A770 Graphics", 16 * GIB, None, "0000:71:00.0", "clinfo"),
+    "arc2": Card("Intel card", 16 * GIB, None, "0000:81:00.0", "sysfs"),
+}
+PCI = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+@pytest.mark.parametrize(
+    ("there", "environ", "expected"),
+    [
+        ("", {}, ""),
+        ("big", {}, "big"),
+        ("small big", PCI, "small big"),
+        ("small big", PCI | {"CUDA_VISIBLE_DEVICES": "1,0"}, "big small"),
+        ("small big", PCI | {"CUDA_VISIBLE_DEVICES": "1"}, "big"),
+        ("small big", PCI | {"CUDA_VISIBLE_DEVICES": "1,7,0"}, "big"),
+        ("small big", {"CUDA_VISIBLE_DEVICES": "GPU-56,GPU-12"}, "big small"),
+        ("big", {"CUDA_VISIBLE_DEVICES": "0"}, "big"),
+        ("amd amd2", {}, "amd amd2"),
+        ("amd amd2", {"HIP_VISIBLE_DEVICES": "1"}, "amd2"),
+        ("amd amd2", {"ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}, "amd2"),
+        ("arc arc2", {"ONEAPI_DEVICE_SELECTOR": "level_zero:1"}, "arc2"),
+        ("arc arc2", {"ONEAPI_DEVICE_SELECTOR": "level_zero:gpu"}, "arc arc2"),
+        # one maker's are hidden
+        ("small arc", {"CUDA_VISIBLE_DEVICES": "-1"}, "arc"),
+        ("arc", {"GGML_VK_VISIBLE_DEVICES": "1"}, "arc"),
+    ],
+)
+def test_cards_that_variables_show(there, environ, expected):
+    assert visible([CARDS[name] for name in there.split()], environ) == [CARDS[name] for name in expected.split()]
+
+
+@pytest.mark.parametrize(
+    ("there", "environ", "message"),
+    [
+        (
+            "small big",
+            {},
+            "RTX 3060 of 12.00 GiB, .* 24.00 GiB: in which order an engine lists them is not known; name",
+        ),
+        ("small big", {"CUDA_VISIBLE_DEVICES": "0"}, "which of them CUDA_VISIBLE_DEVICES=0 means is not known"),
+        ("big", {"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES hides all cards"),
+        ("small arc", {}, "for which of them the engine is built is not known"),
+        ("amd amd2", {"GGML_VK_VISIBLE_DEVICES": "1,0"}, "in which order"),
+    ],
+)
+def test_what_cannot_be_known_without_the_engine(there, environ, message):
+    with pytest.raises(GgufError, match=message):
+        visible([CARDS[name] for name in there.split()], environ)
+
+
+def test_commas_in_names_and_uuids(tmp_path):
+    line = "NVIDIA A100, PCIe, 40960, 40000, 00000000:01:00.0, GPU-12\n"
+    (card,) = detect(tmp_path, lambda command: line if command[0] == "nvidia-smi" else "")
+    assert card == Card("NVIDIA A100, PCIe", 40960 * MIB, 40000 * MIB, "0000:01:00.0", "nvidia-smi", "GPU-12")

@@ -109,14 +109,17 @@ def test_a_fitted_file_that_was_damaged_since_is_not_enough(release, call):
     assert (release / TWIN).exists()
 
 
-def test_the_card_that_was_detected_is_named(call, environment, tmp_path):
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho 'Some card, 531, 500, 00000000:03:00.0'\n")
+def test_the_card_that_was_detected_is_named(call, tmp_path):
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\necho 'Available devices:'; echo '  CUDA0: Some card (531 MiB, 500 MiB free)'\n")
     program.chmod(0o755)
-    done = call("./install-nx2.sh", "--ctx", "512", PATH=f"{program.parent}:{environment['PATH']}")
+    done = call("./install-nx2.sh", "--ctx", "512", NX2_BIN=str(tmp_path))
     assert done.returncode == 1
-    assert "found Some card, 531.00 MiB (nvidia-smi)" in done.stdout
+    assert "found Some card, 531.00 MiB (CUDA0)" in done.stdout
     assert "of the promotion" in done.stdout  # the table of what each choice gives
     assert "predicted KLD" in done.stdout
     assert "pass --yes" in done.stdout
+    # the engine itself is built for the CPU
+    done = call("./install-nx2.sh", "--ctx", "512")
+    assert done.returncode == 1
+    assert "llama-server lists no graphics card that counts" in done.stdout

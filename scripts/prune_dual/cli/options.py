@@ -4,16 +4,21 @@ import argparse
 import json
 import logging
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from ..errors import GIB, MIB, GgufError, amount
 from ..memory.account import CACHE_TYPES, Model, Settings
 from ..memory.cards import RESERVE_GIB, Plan, plan
-from ..memory.devices import card_sizes, detect
+from ..memory.devices import Card, card_sizes, detect, run_tool
+from ..memory.listing import listed_cards
+from ..memory.visible import visible
 from ..twin.groups import Twin
 from ..twin.selection import Selection, select
+from .arguments import location
 
 DEFAULTS = Settings()
 
@@ -41,6 +46,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group(
         "with --vram-gib", "what the card holds besides weights, as the engine's options"
     )
+    options.add_argument(
+        "--engine",
+        type=location,
+        metavar="PROGRAM",
+        help="with auto: the engine's program, such as llama-server, whose cards count; without, drivers are asked",
+    )
+    options.add_argument(
+        "-dev",
+        type=_devices,
+        default=(),
+        metavar="D[,D...]",
+        help="with --engine: take these of the devices that it lists, also integrated graphics or another backend's",
+    )
     options.add_argument("--free", action="store_true", help="with auto: count on the memory that is free now")
     options.add_argument(
         "--ctx", type=_count, default=DEFAULTS.ctx, metavar="N", help="tokens of context (%(default)s)"
@@ -67,6 +85,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program where an option stands without the one that it belongs to."""
+    for name, given, other, there in (
+        ("--free", args.free, "--vram-gib auto", args.vram_gib == "auto"),
+        ("--engine", args.engine is not None, "--vram-gib auto", args.vram_gib == "auto"),
+        ("-dev", args.dev, "--engine", args.engine is not None),
+    ):
+        if given and not there:
+            parser.error(f"{name} goes with {other}")
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of devices such as CUDA0 or CUDA0,CUDA1")
+    return names
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
@@ -78,14 +114,31 @@ def plan_for(twin: Twin, args: argparse.Namespace) -> Plan:
 
     The engine takes whole MiB, so a plan that it is to carry out keeps to them.
     """
+    devices: Sequence[str] = ()
     if args.vram_gib == "auto":
-        cards = detect()
+        cards, devices = _find_cards(args)
         for card in cards:
             log.info("found %s, %s (%s)", card.name, amount(card.total or 0), card.source)
         sizes = card_sizes(cards, free=args.free)
     else:
         sizes = [_bytes(part) for part in args.vram_gib.split(",")]
-    return plan(twin, sizes, _settings(args), _bytes(args.reserve_gib), MIB if args.engine_flags else 1)
+    found = plan(twin, sizes, _settings(args), _bytes(args.reserve_gib), MIB if args.engine_flags else 1)
+    return replace(found, devices=devices)
+
+
+def _find_cards(args: argparse.Namespace) -> tuple[list[Card], Sequence[str]]:
+    """The cards, and the engine's names of them where it has to be told."""
+    if args.engine is not None:
+        listed = listed_cards(args.engine, args.dev, run_tool, detect)
+        if listed:
+            cards, all_of_them = listed
+            if not cards:
+                raise GgufError(f"{args.engine} lists no graphics card that counts; pass the size: --vram-gib 16")
+            return cards, [card.device for card in cards] if len(cards) > 1 or not all_of_them else ()
+        if args.dev:
+            raise GgufError(f"{args.engine} does not list its devices, so -dev {','.join(args.dev)} says nothing")
+        log.warning("%s does not list its devices, so drivers are asked", args.engine)
+    return visible(detect(), os.environ), ()
 
 
 def card_fits(twin: Twin, args: argparse.Namespace) -> Callable[[int], Selection]:

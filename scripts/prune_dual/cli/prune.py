@@ -19,7 +19,7 @@ from ..twin.groups import KEY_BUDGET_MB, KEY_DEFAULT
 from ..twin.plain import plain_layout
 from ..twin.selection import Selection, select
 from .arguments import Parser, location, output_path
-from .options import account_json, account_text, add_options, card_fits, plan_for, vram
+from .options import account_json, account_text, add_options, card_fits, check_options, plan_for, vram
 from .output import OutputError, one_line, say
 from .table import card_table
 
@@ -43,7 +43,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--budget-mb", type=_u32, metavar="N", help="MiB of weights to fit; 0: the twin's default")
     what.add_argument(
-        "--vram-gib", type=vram, metavar="V", help="GiB of the card, or of each: 16,12; auto: ask drivers"
+        "--vram-gib", type=vram, metavar="V", help="GiB of the card, or of each: 16,12; auto: ask the engine or drivers"
     )
     what.add_argument("--variant", type=_u32, metavar="N", help="one variant for all: 0 the small, 1 the large")
     parser.add_argument("--dry-run", action="store_true", help="show what fits which card, write nothing")
@@ -74,8 +74,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--out is needed, or --dry-run")
     if not args.dry_run and (args.budget_mb, args.vram_gib, args.variant) == (None, None, None):
         parser.error("one of --vram-gib, --budget-mb and --variant is needed; --dry-run shows what there is")
-    if args.free and args.vram_gib != "auto":
-        parser.error("--free goes with --vram-gib auto")
+    check_options(parser, args)
     return args
 
 

@@ -46,6 +46,7 @@ class Plan:
     selection: Selection
     cards: list[Account]
     host: int  # bytes of weights that stay in host memory
+    devices: Sequence[str] = ()  # the engine's names of the cards, where it would not take these by itself
 
     @property
     def tensor_split(self) -> str | None:
@@ -60,6 +61,8 @@ class Plan:
         flags += ["-ctk", s.cache_type_k, "-ctv", s.cache_type_v]
         if s.flash_attn is not None:
             flags += ["-fa", "on" if s.flash_attn else "off"]
+        if self.devices:
+            flags += ["-dev", ",".join(self.devices)]
         return flags + (["-sm", "layer", "-ts", self.tensor_split] if self.tensor_split else [])
 
     def facts(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which graphics cards this machine has, and how much memory they have.
+"""Which graphics cards this machine has by its drivers, and how much memory they have.
 
 Sources, in the order in which they are trusted. A card that two of them see (the same PCI address) is taken from the
 first that knows its size; what that one lacks, such as free memory, is filled in from the next.
@@ -18,6 +18,7 @@ device at 00:02.0 (Intel) and AMD's with less than 2 GiB of their own.
 import csv
 import json
 import logging
+import os
 import re
 import subprocess
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from ..errors import GIB, MIB, GgufError
 log = logging.getLogger("prune-dual")
 
 DRM = Path("/sys/class/drm")
-TIMEOUT = 10  # seconds for each tool; a driver in trouble lets them hang
+TIMEOUT = 30  # seconds for each tool; a driver in trouble lets them hang, one that wakes many cards takes its time
 PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE | re.ASCII)
 INTEL, AMD = "0x8086", "0x1002"
 
@@ -45,13 +46,23 @@ class Card:
     free: int | None = None
     address: str | None = None  # PCI, as in 0000:03:00.0
     source: str = ""
+    uuid: str = ""  # as in CUDA_VISIBLE_DEVICES
+    device: str = ""  # the engine's name for it, as in -dev
 
 
 def run_tool(command: Sequence[str]) -> str:
     """What a command prints; nothing where it is missing, fails, or does not end in time."""
+    # without it Level Zero tells all memory as free
+    environ = {"ZES_ENABLE_SYSMAN": "1", **os.environ}
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            env=environ,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -59,7 +70,7 @@ def run_tool(command: Sequence[str]) -> str:
 
 
 def detect(drm: Path = DRM, run: Run = run_tool) -> list[Card]:
-    """Return the discrete cards whose memory is known, by PCI address: the order in which engines list them.
+    """Return the discrete cards whose memory is known, by PCI address.
 
     Parameters
     ----------
@@ -78,10 +89,16 @@ def detect(drm: Path = DRM, run: Run = run_tool) -> list[Card]:
     )
     for source in sources:
         cards = _merge(cards, source())
+    return sorted(known(cards), key=lambda card: card.address or "~")
+
+
+def known(cards: Sequence[Card]) -> list[Card]:
+    """Return the cards whose memory is known; warns of others."""
     for card in cards:
         if not card.total:
-            log.warning("%s (%s): nothing says how much memory it has, left out", card.name, card.address)
-    return sorted((card for card in cards if card.total), key=lambda card: card.address or "~")
+            where = card.address or card.device
+            log.warning("%s (%s): nothing says how much memory it has, left out", card.name, where)
+    return [card for card in cards if card.total]
 
 
 def card_sizes(cards: Sequence[Card], *, free: bool = False) -> list[int]:
@@ -111,7 +128,7 @@ def _merge(cards: list[Card], found: Sequence[Card]) -> list[Card]:
                 continue
             # a source without addresses means the next card of that name
             both = card.address and other.address
-            if card.address == other.address if both else _alike(card.name, other.name):
+            if card.address == other.address if both else alike(card.name, other.name):
                 match = i
                 break
         if match is None:
@@ -132,7 +149,7 @@ def _merge(cards: list[Card], found: Sequence[Card]) -> list[Card]:
     return merged
 
 
-def _alike(ours: str, other: str) -> bool:
+def alike(ours: str, other: str) -> bool:
     """Whether two sources mean one kind of card: the same name, or one has but the maker's."""
     ours, other = (re.sub(r"\((R|TM)\)|graphics", "", name, flags=re.IGNORECASE) for name in (ours, other))
     ours, other = (" ".join(name.lower().split()) for name in (ours, other))
@@ -149,16 +166,20 @@ def _address(text: str) -> str | None:
 
 
 def _nvidia(run: Run) -> list[Card]:
-    fields = "name,memory.total,memory.free,pci.bus_id"
+    fields = "name,memory.total,memory.free,pci.bus_id,uuid"
     rows = csv.reader(
         run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]).splitlines(),
         skipinitialspace=True,
     )
     cards = []
     for row in rows:
-        if len(row) == 4 and row[1].strip().isdigit():
-            free = int(row[2]) * MIB if row[2].strip().isdigit() else None
-            cards.append(Card(row[0], int(row[1]) * MIB, free, _address(row[3]), "nvidia-smi"))
+        # it quotes nothing, so a comma in a name makes one more cell
+        at = next((i for i, cell in enumerate(row) if i > 2 and _address(cell)), 0)
+        total, free, address, *uuid = row[at - 2 :] if at else ["", "", ""]
+        if total.strip().isdigit():
+            left = int(free) * MIB if free.strip().isdigit() else None
+            name = ", ".join(row[: at - 2])
+            cards.append(Card(name, int(total) * MIB, left, _address(address), "nvidia-smi", "".join(uuid).strip()))
     return cards
 
 

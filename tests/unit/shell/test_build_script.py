@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 
@@ -19,6 +20,10 @@ PATCH = """\
 +int {};
 """
 CMAKE = """
+if [[ $1 == --version ]]; then
+    echo "cmake version ${CMAKE_IS:-3.25.1}"
+    exit
+fi
 echo "$*" >>"$CALLS"
 if [[ $1 == --build ]]; then
     mkdir -p "$2/bin"
@@ -124,6 +129,159 @@ def test_build_with_half_precision(build):
     assert done.stderr == "build.sh: --f16 is for SYCL; leave out --cpu or --f16\n"
 
 
+def cuda_toolkit(fakes, release: str, *cards: str, says: str = "", lacks: str = "-") -> None:
+    """A CUDA toolkit for compute capabilities from 7.5 to 12.1, and cards of some; `says` is why it cannot compile."""
+    program(
+        fakes,
+        "nvcc",
+        f"""case $* in
+            --version) echo 'Cuda compilation tools, release {release}, V{release}.1' ;;
+            --list-gpu-arch) printf 'compute_%s\\n' 75 80 86 89 90 120 121 ;;
+            *-l{lacks}) exit 1 ;;
+            *) read -r line && [[ -z '{says}' || $* == *g++-12* ]] || {{ echo 'note' '{says}' >&2; exit 1; }} ;;
+        esac""",
+    )
+    (fakes / "nvidia-smi").unlink(missing_ok=True)
+    if cards:
+        program(fakes, "nvidia-smi", f"printf '%s\\n' {' '.join(map(repr, cards))}")
+
+
+def rocm(fakes, version: str, *targets: str, libraries: bool = True) -> None:
+    """AMD's ROCm of a version, and cards of the targets given."""
+    root = fakes / "rocm"
+    program(fakes, "hipconfig", f"case $1 in -R) echo '{root}' ;; -l) echo '{root}/bin' ;; *) echo '{version}' ;; esac")
+    program(root / "bin", "clang", "exit 0")
+    program(root / "bin", "rocm_agent_enumerator", f"printf '%s\\n' gfx000 {' '.join(targets)}")
+    for name in ("hipblas", "rocblas") if libraries else ():
+        (root / "include" / name).mkdir(parents=True, exist_ok=True)
+        (root / "include" / name / f"{name}.h").touch()
+
+
+@pytest.mark.parametrize(
+    ("version", "cards", "options", "expected"),
+    [
+        ("12.4", ["8.9"], [], "89-real"),
+        ("12.4", ["8.6", "8.9", "8.6"], [], "86-real;89-real"),
+        ("13.0", ["12.0"], [], "120-real"),
+        # without a card, or with a driver that does not know the question
+        ("11.5", [], [], "50-virtual;61-virtual;70-virtual;75-virtual;80-virtual;86-real"),
+        ("12.4", [], [], "50-virtual;61-virtual;70-virtual;75-virtual;80-virtual;86-real;89-real;90-virtual"),
+        ("12.8", [], [], "50-virtual;61-virtual;70-virtual;75-virtual;80-virtual;86-real;89-real;90-virtual;120a-real"),
+        (
+            "13.0",
+            ["Field 'compute_cap' is not valid"],
+            [],
+            "75-virtual;80-virtual;86-real;89-real;90-virtual;120a-real;121a-real",
+        ),
+        ("12.4", ["8.9"], ["--arch", "8.6,90a"], "86;90a"),
+        ("12.4", [], ["--", "-DCMAKE_CUDA_ARCHITECTURES=all"], "all"),
+    ],
+)
+def test_cuda_builds_for_the_cards_or_for_all(build, fakes, version, cards, options, expected):
+    cuda_toolkit(fakes, version, *cards)
+    done, calls = build("--cuda", *options)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"-DCMAKE_CUDA_ARCHITECTURES=(\S+)", calls[0]) == [expected]
+    stated = expected in done.stderr and done.stderr.startswith("build.sh: no NVIDIA card here, so for all: ")
+    assert stated == ("virtual" in expected)
+    # a card that comes or goes does not undo the build
+    cuda_toolkit(fakes, version, "9.0")
+    assert build("--cuda", *options)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "options", "message"),
+    [
+        ({"release": "13.0", "cards": ["6.1"]}, [], "a CUDA toolkit for compute capability 6.1: 13.0 has compute_75 "),
+        ({"release": "12.4"}, ["--arch", "10.3f"], "a CUDA toolkit for compute capability 10.3: 12.4 has compute_75 "),
+        ({"release": "10.2"}, [], "CUDA toolkit 11.1 or newer: nvcc is of release 10.2"),
+        ({"release": "x"}, [], "nvcc that runs: "),
+        (
+            {"release": "11.5", "says": "error: packs"},
+            [],
+            "a C++ compiler for nvcc 11.5, such as -- -DCMAKE_CUDA_HOST_COMPILER=g++-12; it says: note error",
+        ),
+        ({"release": "12.4", "lacks": "cublas"}, [], "libcublas.so of CUDA 12.4 (NVIDIA's package libcublas-dev-12-4)"),
+        ({"release": "12.4", "lacks": "cuda"}, [], "libcuda.so of CUDA 12.4 (NVIDIA's package cuda-driver-dev-12-4)"),
+    ],
+)
+def test_cuda_says_what_is_missing_before_it_builds(build, fakes, release, toolkit, options, message):
+    cuda_toolkit(fakes, toolkit.pop("release"), *toolkit.pop("cards", []), **toolkit)
+    done, calls = build("--cuda", *options)
+    assert (done.returncode, calls) == (1, [])
+    first, line, _ = done.stderr.splitlines()
+    assert first == "build.sh: missing on this machine:"
+    assert line.startswith(f"  {message}")
+    assert not work_of(release).exists()
+
+
+def test_cuda_with_another_compiler(build, fakes):
+    cuda_toolkit(fakes, "11.5", says="error: packs")
+    assert build("--cuda", "--", "-DCMAKE_CUDA_HOST_COMPILER=/usr/bin/g++-12")[0].returncode == 0
+    assert build("--cuda", CUDAHOSTCXX="g++-12")[0].returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "messages"),
+    [
+        ({"version": "5.7.3", "targets": ["gfx1100"]}, [], ["AMD's ROCm 6.1 or newer: this is 5.7"]),
+        (
+            {"version": "6.3.1"},
+            [],
+            ["an AMD card: no GPU was found to build for; name its target, such as --arch gfx1100"],
+        ),
+        (
+            {"version": "6.3.1", "libraries": False},
+            ["--arch", "gfx90a"],
+            ["hipblas/hipblas.h in ", "rocblas/rocblas.h in "],
+        ),
+    ],
+)
+def test_hip_says_what_is_missing_before_it_builds(build, fakes, there, options, messages):
+    rocm(fakes, there.pop("version"), *there.pop("targets", []), **there)
+    done, calls = build("--hip", *options)
+    assert (done.returncode, calls) == (1, [])
+    lines = done.stderr.splitlines()[1:-1]
+    assert len(lines) == len(messages)
+    assert all(line.startswith(f"  {message}") for line, message in zip(lines, messages, strict=True))
+
+
+def test_hip_for_cards_that_are_not_here(build, fakes):
+    rocm(fakes, "6.3.1")
+    done, calls = build("--hip", "--arch", "gfx1100,gfx90a")
+    assert done.returncode == 0, done.stderr
+    assert "-DGPU_TARGETS=gfx1100;gfx90a" in calls[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cpu", "--arch", "8.9"], "--arch is for --cuda and --hip"),
+        (["--cuda", "--arch", "native"], "--arch is 'native'; it must be compute capabilities such as 8.6,8.9"),
+        (["--cuda", "--arch", "8.9,"], "--arch is '8.9,'; it must be compute capabilities such as 8.6,8.9"),
+        (["--hip", "--arch", "1100"], "--arch is '1100'; it must be targets such as gfx1100"),
+    ],
+)
+def test_arch_is_checked(build, options, message):
+    done, calls = build(*options)
+    assert (done.returncode, calls, done.stderr) == (1, [], f"build.sh: {message}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "version", "least"),
+    [(["--cpu"], "3.13.4", "3.14"), (["--vulkan"], "3.18.2", "3.19"), ([], "2.99", "3.14")],
+)
+def test_cmake_is_new_enough(build, fakes, options, version, least):
+    program(fakes, "glslc", "exit 0")
+    done, calls = build(*options, CMAKE_IS=version)
+    assert (done.returncode, calls) == (1, [])
+    assert (
+        f"  cmake {least} or newer, this is {version.rpartition('.')[0] if version.count('.') > 1 else version} ("
+        in done.stderr
+    )
+    assert build(*options, CMAKE_IS=f"{least}.0-rc1")[0].returncode == 0
+
+
 @pytest.mark.parametrize(
     ("backend", "flag", "needs"),
     [
@@ -137,9 +295,11 @@ def test_build_for_another_backend(build, fakes, backend, flag, needs):
     program(fakes, "c++", "exit 1")
     done, calls = build(f"--{backend}", ROCM_PATH="/no/such/folder", CUDA_PATH="/no/such/folder")
     assert (done.returncode, calls) == (1, [])
-    assert [line.split()[0] for line in done.stderr.splitlines()[1:-1]] == needs
-    for name in (*needs, "c++"):
-        program(fakes, name.replace("/", "-"), "echo /opt/some")
+    assert [line.split()[0] for line in done.stderr.splitlines()[1:-1]] == ["c++", *needs]
+    for name in ("glslc", "c++"):
+        program(fakes, name, "exit 0")
+    cuda_toolkit(fakes, "12.4", "8.9")
+    rocm(fakes, "6.3.42131", "gfx1100")
     done, calls = build(f"--{backend}")
     assert done.returncode == 0, done.stderr
     assert flag in calls[0].split()

@@ -1,12 +1,13 @@
 """run-nx2.sh: which options the engine gets, for cards, budgets and the user's own."""
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from release_shell import TWIN, program, run
+from release_shell import LISTINGS, TWIN, program, run
 
 SMALL = ["--override-kv", "general.tensor_variant.default=int:0"]
 LARGE = ["--override-kv", "general.tensor_variant.default=int:1"]
@@ -90,9 +91,9 @@ ARC, UHD, UNKNOWN = (
 @pytest.mark.parametrize(
     ("mode", "listed", "expected"),
     [
-        ("auto", [ARC, UHD], SMALL + ONE),
-        ("on", [ARC, UHD], [*LARGE, *ALL, "-ts", "11000/0"]),
-        ("auto", [ARC, ARC, UHD], [*LARGE, *ALL, "-ts", "11000/11000/0"]),
+        ("auto", [ARC, UHD], [*SMALL, *ONE, "-dev", "SYCL0"]),
+        ("on", [UHD, ARC], [*LARGE, *ALL, "-dev", "SYCL1"]),
+        ("auto", [ARC, UHD, ARC], [*LARGE, *ALL, "-ts", "11000/11000", "-dev", "SYCL0,SYCL2"]),
         ("auto", [UHD], SMALL + CPU),
         ("auto", [ARC, UNKNOWN], LARGE + ALL),
     ],
@@ -102,6 +103,39 @@ def test_layers_are_split_by_free_memory_over_cards_alone(release, fakes, mode, 
     done = run(release / "run-nx2.sh", "--sm", mode, "--print", path=fakes)
     assert done.returncode == 0, done.stderr
     assert shlex.split(done.stdout)[3:] == expected
+
+
+@pytest.mark.parametrize(("listing", "cards"), LISTINGS)
+def test_the_cards_of_a_listing(release, fakes, tmp_path, listing, cards):
+    (tmp_path / "listing").write_text(listing)
+    program(fakes, "llama-server", f"cat {shlex.quote(str(tmp_path / 'listing'))}")
+    done = run(release / "run-nx2.sh", "--sm", "on", "--print", path=fakes)
+    assert done.returncode == 0, done.stderr
+    words = shlex.split(done.stdout)[5:]
+    free = {found[1]: found[2] for found in re.finditer(r"(\w+\d): .*, (\d+) MiB free", listing)}
+    expected = [*ALL] if cards else [*CPU]
+    if len(cards) > 1:
+        expected += ["-ts", "/".join(free[card] for card in cards)]
+    if cards and len(cards) < len(free):
+        expected += ["-dev", ",".join(cards)]
+    assert words == expected
+
+
+def test_devices_that_are_asked_for(release, fakes):
+    engine_lists(fakes, ARC, UHD)
+    done = run(release / "run-nx2.sh", "--print", "--", "-dev", "SYCL1", path=fakes)
+    assert shlex.split(done.stdout)[3:] == [*SMALL, *ONE, "-dev", "SYCL1"]
+    done = run(release / "run-nx2.sh", "--print", path=fakes, LLAMA_ARG_DEVICE="SYCL1,SYCL0")
+    assert shlex.split(done.stdout)[3:] == [*LARGE, *ALL, "-ts", "59000/11000"]
+    done = run(release / "run-nx2.sh", "--print", "--", "--device", "none", path=fakes)
+    assert shlex.split(done.stdout)[3:] == [*SMALL, *CPU, "--device", "none"]
+
+
+def test_llama_bench_has_its_own_way_to_list_devices(release, fakes):
+    engine_lists(fakes, ARC, UHD, ARC)
+    (fakes / "llama-server").rename(fakes / "llama-bench")
+    done = run(release / "run-nx2.sh", "--print", path=fakes, NX2_TOOL="llama-bench")
+    assert shlex.split(done.stdout)[-2:] == ["-dev", "SYCL0/SYCL2"]
 
 
 def test_level_zero_is_asked_for_free_memory(release, fakes):
@@ -185,6 +219,25 @@ def test_run_fitted_to_cards(release, fakes, vram, plan, expected):
     assert shlex.split(done.stdout)[3:] == [*plan.split(), *expected]
     asked = f"prune-dual.py|--dual|{release / TWIN}|--vram-gib|{vram}|--ctx|4096|--engine-flags|"
     assert asked in done.stderr
+
+
+def test_run_fitted_to_the_cards_that_the_engine_lists(release, fakes):
+    program(fakes, "python3", "printf '%s|' \"$@\" >&2; echo '-c 4096 -dev SYCL0 -sm layer -ts 20.5,20.5'")
+    engine_lists(fakes, ARC, UHD)
+    done = run(release / "run-nx2.sh", "--vram-gib", "auto", "--print", path=fakes)
+    assert f"|--vram-gib|auto|--engine|{fakes}/llama-server|--engine-flags|" in done.stderr
+    assert shlex.split(done.stdout)[3:] == shlex.split("-c 4096 -dev SYCL0 -sm layer -ts 20.5,20.5 -ngl 999")
+    done = run(release / "run-nx2.sh", "--vram-gib", "auto", "--print", "--", "-dev", "SYCL0,SYCL1", path=fakes)
+    assert f"|--engine|{fakes}/llama-server|-dev|SYCL0,SYCL1|--engine-flags|" in done.stderr
+    # sizes are given in the engine's order, one for each of its cards
+    done = run(release / "run-nx2.sh", "--vram-gib", "16,12", "--print", path=fakes)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "run-nx2.sh: --vram-gib has sizes for 2 cards, but the engine lists 1: SYCL0\n",
+    )
+    program(fakes, "llama-server", "exit 1")
+    done = run(release / "run-nx2.sh", "--vram-gib", "auto", "--print", path=fakes)
+    assert "|--vram-gib|auto|--engine-flags|" in done.stderr
 
 
 def test_run_says_why_nothing_fits(release, fakes):
