@@ -3,7 +3,7 @@
 # programs that are measured where engine.backend is sycl, and the report of the new type by instruction set.
 from phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
 
-PATCHES = [f"patches/{patch.name}.patch" for patch in SERIES.patches]
+PATCHES = [project(f"patches/{patch.name}.patch") for patch in SERIES.patches]
 ENGINE_TREE = resources("engine/source")
 
 
@@ -117,8 +117,8 @@ rule test_engine:
 rule test_instruction_sets:
     input:
         manifest=rules.fetch_engine.output.manifest,
-        project="tests/engine/instruction_sets/CMakeLists.txt",
-        suppressions="tests/engine/instruction_sets/ubsan.supp",
+        project=project("tests/engine/instruction_sets/CMakeLists.txt"),
+        suppressions=project("tests/engine/instruction_sets/ubsan.supp"),
     output:
         report=resources("engine/instruction-sets.json"),
     log:

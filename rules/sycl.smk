@@ -2,7 +2,7 @@
 # Makes: resources/engine/sycl-test/bin, programs with the SYCL backend for a CPU device, and the reports of their tests.
 from phase_twin.engine import SYCL_PROGRAMS
 
-TOOLCHAIN = "toolchain/sycl"
+TOOLCHAIN = project("toolchain/sycl")
 # the types whose kernels the patches add or change
 PATCHED_TYPES = ["iq3_a770", "q3_K", "q4_K", "q5_K", "q6_K"]
 
