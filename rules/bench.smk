@@ -54,6 +54,8 @@ rule write_reference_logits:
         ),
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,
+        setting="bench.quality.chunks",
+        shared=CFG.bench.quality.parts > 1,
     message:
         "Write the logits of the reference model"
     script:
@@ -85,6 +87,7 @@ rule measure_quality:
         disk_mb=10,
         runtime=minutes(5),
     params:
+        backend=CFG.engine.backend,
         label=lambda wildcards: shown(wildcards.label),
         variant=lambda wildcards: measured(wildcards.label)[1],
         reference=CFG.bench.quality.reference,
@@ -203,6 +206,7 @@ rule measure_speed:
             {"label": shown(label), "file": file, "variant": variant}
             for label, (file, variant) in CASES.items()
         ],
+        backend=CFG.engine.backend,
         n_prompt=CFG.bench.speed.n_prompt,
         n_gen=CFG.bench.speed.n_gen,
         depths=CFG.bench.speed.depths,

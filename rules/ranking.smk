@@ -30,6 +30,7 @@ rule measure_order:
         disk_mb=10,
         runtime=minutes(5),
     params:
+        backend=CFG.engine.backend,
         percent=lambda wildcards: int(wildcards.percent),
         reference=CFG.bench.quality.reference,
         documents=CFG.bench.quality.documents,
