@@ -26,6 +26,7 @@ rule write_crate:
         version=VERSION,
         engine=SOURCES.engine.git,
         config=CFG.model_dump(),
+        project=project(""),
     message:
         "Export the provenance of the run"
     script:
