@@ -43,6 +43,7 @@ rule all:
 
 onstart:
     refuse_hopeless_start()
+    refuse_missing_tools()
 
 
 onsuccess:

@@ -36,6 +36,7 @@ from phase_twin.errors import UserError
 from phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from phase_twin.series import read_series
 from phase_twin.sources import load_sources
+from phase_twin.text_length import look_at_text, text_uses
 
 # also a param of what a cache between workflows may keep: it must not outlive a change of ours
 from phase_twin.version import VERSION
@@ -166,6 +167,14 @@ def has_tower():
     return bool(read_checkpoint(Path(checkpoint_path(CFG.model.checkpoint))).tower)
 
 
+def look_at_texts():
+    """Refuse or warn of texts that are too short; those that are still to be downloaded are counted at first use."""
+    for use in text_uses(CFG):
+        path = Path(text_path(use.corpus))
+        if path.exists() and (told := look_at_text(path, use)):
+            logger.warning(told)
+
+
 try:
     HAS_TOWER = has_tower()
     if workflow.is_main_process:
@@ -178,6 +187,7 @@ try:
                 HAS_TOWER,
                 CFG.model.mtp == "keep",
             )
+        look_at_texts()
 except UserError as error:
     raise WorkflowError(str(error))
 

@@ -5,8 +5,8 @@ are large or not made here, are named with their hash.
 
 snakemake.input: last (what is made last), engine (facts of the build), snakefile.
 snakemake.output: crate (ro-crate-metadata.json in the results folder), workflow (a copy of the Snakefile beside it).
-snakemake.params: title, license (an SPDX id), version (of the pipeline), engine (address of its source), config, project
-(its folder where that is not the one of the run, else empty).
+snakemake.params: title, license (an SPDX id), version (of the pipeline), engine (address of its source), config,
+project (its folder where that is not the one of the run, else empty).
 """
 
 import json

@@ -9,6 +9,7 @@ from typing import Any
 from .engine import ENVIRONMENT
 from .errors import UserError
 from .rule import run_tool
+from .text_length import MIN_CHUNKS
 
 log = logging.getLogger("phase_twin")
 
@@ -109,11 +110,11 @@ def refuse_short(output: str, text: str, n_ctx: int, setting: str) -> None:
     """Raise a UserError where the engine says that a text is too short."""
     if found := TOO_SHORT.search(output):
         raise UserError(
-            f"{text}: has {found[1]} tokens, a run over chunks of {n_ctx} needs {2 * n_ctx}: give a longer text, "
-            "or set a smaller n_ctx"
+            f"{text}: has {found[1]} tokens, a run over chunks of {n_ctx} needs {MIN_CHUNKS * n_ctx}: "
+            "give a longer text, or set a smaller n_ctx"
         )
     if found := NOTHING_LEFT.search(output):
         raise UserError(
-            f"{text}: has no more than {int(found[1]) + 2} chunks of {n_ctx} tokens, {setting} asks for more, "
+            f"{text}: has no more than {int(found[1]) + MIN_CHUNKS} chunks of {n_ctx} tokens, {setting} asks for more, "
             "which jobs share: lower it, or give a longer text"
         )
