@@ -41,6 +41,15 @@ def devices_and_threads(output: str) -> dict[str, Any]:
     return {"device": ", ".join(dict.fromkeys(cards)) or CPU, "threads": int(threads[1])}
 
 
+def chunks_taken(output: str) -> int:
+    """Read how many chunks of a text a program took; raise a UserError where it does not say."""
+    if not (found := CHUNKS.search(output)):
+        raise UserError(
+            "llama.cpp's output does not say how many chunks were taken; is it another version of the engine?"
+        )
+    return int(found[1])
+
+
 def require_card(backend: str, device: str, is_card: bool) -> None:
     """Refuse figures that are not of a card, though engine.backend asks for one; the engine falls back to the CPU.
 
@@ -92,10 +101,7 @@ def run_over_text(
         raise
     # llama-perplexity ends well where the text is too short
     refuse_short(output, text, n_ctx, setting)
-    found = CHUNKS.search(output)
-    if not found:
-        raise UserError(f"{Path(command[0]).name} did not say how many chunks of {text} it took; its log is {tool_log}")
-    measured = int(found[1])
+    measured = chunks_taken(output)
     if chunks is not None and measured < chunks:
         told = f"{text}: has {first + measured} chunks of {n_ctx} tokens, {setting} asks for {first + chunks}"
         if shared:
