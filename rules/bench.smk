@@ -112,6 +112,7 @@ if len(PARTS) > 1:
     use rule measure_quality as measure_quality_part with:
         output:
             part=temp(model_resources("quality/{label}-{part}.kldpart")),
+            ran=temp(model_resources("quality/{label}-{part}.json")),
         log:
             main=logs("quality/{label}-{part}.log"),
             tool=logs("quality/{label}-{part}-tool.log"),
@@ -129,6 +130,9 @@ if len(PARTS) > 1:
             logits=rules.write_reference_logits.output.logits,
             parts=expand(
                 rules.measure_quality_part.output.part, part=PARTS, allow_missing=True
+            ),
+            ran=expand(
+                rules.measure_quality_part.output.ran, part=PARTS, allow_missing=True
             ),
         benchmark:
             benchmarks("merge-quality-{label}")

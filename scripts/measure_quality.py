@@ -4,6 +4,7 @@ Beside the row of statistics goes what was measured at every position, for error
 """
 
 import hashlib
+import json
 import logging
 import re
 import tempfile
@@ -15,7 +16,7 @@ from phase_twin.documents import documents_of, read_tokens
 from phase_twin.engine import BATCH, ENVIRONMENT, override
 from phase_twin.errors import UserError
 from phase_twin.experts import routed_experts
-from phase_twin.files import atomic_output
+from phase_twin.files import atomic_output, write_text
 from phase_twin.positions import Positions
 from phase_twin.quality import describe
 from phase_twin.results import write_result
@@ -72,8 +73,8 @@ def weight_facts(path: str, variant: int | None) -> dict[str, Any]:
 def measure(snakemake: Any, model: str | Path, flags: Sequence[str]) -> dict[str, Any] | None:
     """Run llama-perplexity against the rule's reference logits, write every position's values and describe them.
 
-    With `output.part` the run is one over a range of chunks, which saves there what is to be merged, and None is
-    returned.
+    With `output.part` the run is one over a range of chunks, which saves there, and in `output.ran`, what is to be
+    merged, and None is returned.
 
     Parameters
     ----------
@@ -97,15 +98,22 @@ def measure(snakemake: Any, model: str | Path, flags: Sequence[str]) -> dict[str
             told, facts = run("-o", whole)
             return facts | keep(snakemake, model, told, [whole])
     with atomic_output(part) as partial:
-        run("--from-chunk", str(params.first_chunk), "--chunks", str(params.chunks), "-o", partial)
+        _, facts = run("--from-chunk", str(params.first_chunk), "--chunks", str(params.chunks), "-o", partial)
+    write_text(snakemake.output.ran, json.dumps(facts) + "\n")
     return None
 
 
 def merge(snakemake: Any, model: str | Path) -> dict[str, Any]:
     """Put the parts of a run together as `measure` does for a whole one; llama-perplexity does not read the model."""
-    parts = snakemake.input.parts
+    parts, ran = snakemake.input.parts, [json.loads(Path(path).read_text()) for path in snakemake.input.ran]
     command = [snakemake.input.program, "-m", model, "--kl-divergence", "--in-file", ",".join(parts)]
-    return {"parts": len(parts)} | keep(snakemake, model, run_tool(command, snakemake.log.tool), parts)
+    return ran_on(ran) | keep(snakemake, model, run_tool(command, snakemake.log.tool), parts)
+
+
+def ran_on(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Device and threads of all parts; where nodes differ, those of each, in a list."""
+    found = {key: [part[key] for part in parts] for key in parts[0]}
+    return {key: values[0] if values.count(values[0]) == len(values) else values for key, values in found.items()}
 
 
 def keep(snakemake: Any, model: str | Path, summary: str, parts: Sequence[str | Path]) -> dict[str, Any]:

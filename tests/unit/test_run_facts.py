@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from measure_quality import text_facts
+from measure_quality import ran_on, text_facts
 from phase_twin.errors import UserError
 from phase_twin.run_facts import devices_and_threads, require_card, run_over_text
 
@@ -88,6 +88,12 @@ def test_a_text_that_is_too_short_is_one_line(tmp_path, printed, code, more, tol
     with pytest.raises(UserError, match=told) as caught:
         take(fake(tmp_path, printed, code), tmp_path, **more)
     assert "failed" in told or "\n" not in str(caught.value)
+
+
+def test_a_row_of_parts_names_each_machine_only_where_they_differ():
+    card = {"device": "SYCL0 (A)", "threads": 8}
+    assert ran_on([card, card]) == card
+    assert ran_on([card, card | {"threads": 4}]) == {"device": "SYCL0 (A)", "threads": [8, 4]}
 
 
 def test_a_row_says_which_tokens_it_is_over(tmp_path):
