@@ -183,7 +183,7 @@ try:
         if CFG.model.checkpoint.startswith(LOCAL):
             look_at(
                 Path(checkpoint_path(CFG.model.checkpoint)),
-                CFG.model.moe_layers,
+                CFG.model.expert_layers,
                 HAS_TOWER,
                 CFG.model.mtp == "keep",
             )

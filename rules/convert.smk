@@ -27,7 +27,7 @@ rule convert_checkpoint:
         tree=ENGINE_TREE,
         title=CFG.model.title,
         tokenizer_pre=CFG.model.tokenizer_pre,
-        moe_layers=CFG.model.moe_layers,
+        layers=list(CFG.model.expert_layers),
         mtp=CFG.model.mtp,
     message:
         "Convert the checkpoint to BF16"

@@ -7,7 +7,7 @@ from typing import get_args
 
 METHODS = get_args(RankMethod)
 FROM_FILES = [method for method in METHODS if method != "measured"]
-UNITS = units(CFG.model.moe_layers, CFG.rank.tie_gate_up)
+UNITS = units(CFG.model.expert_layers, CFG.rank.tie_gate_up)
 # mix -> the groups that are promoted: nothing, everything, one unit, all but one
 ALL_GROUPS = [name for names in UNITS.values() for name in names]
 MIXES = (
@@ -72,7 +72,7 @@ rule rank_groups:
         disk_mb=10,
         runtime=10,
     params:
-        layers=CFG.model.moe_layers,
+        layers=list(CFG.model.expert_layers),
         tie_gate_up=CFG.rank.tie_gate_up,
     message:
         "Rank the groups by {wildcards.method}: most benefit per byte first"
@@ -117,6 +117,9 @@ rule pack_draft:
         mem_mb=1000,
         disk_mb=size_mb(0.55),
         runtime=minutes(1),
+    params:
+        license=CFG.model.license,
+        repo=hub_repository(),
     message:
         "Pack a twin to measure with"
     script:

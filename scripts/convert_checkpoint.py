@@ -128,7 +128,7 @@ def main(snakemake: Any) -> None:
     environment = converter_environment(tree)
     pre = snakemake.params.tokenizer_pre
     keep = snakemake.params.mtp == "keep"
-    look_at(checkpoint, snakemake.params.moe_layers, tower=False, head=keep)
+    look_at(checkpoint, snakemake.params.layers, tower=False, head=keep)
     with atomic_output(snakemake.output.model) as partial:
         options = ("--outtype", "bf16", "--model-name", snakemake.params.title, *nextn_options(checkpoint, keep))
         command = converter_command(tree, pre, checkpoint, partial, *options)

@@ -1,6 +1,7 @@
 """Put the groups in order of promotion: most benefit per byte first, but for what is better at some budget."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def gain_bytes(low: Gguf, high: Gguf) -> dict[str, int]:
 
 
 def order_groups(
-    benefit: dict[str, float], gain: dict[str, int], layers: int, tie_gate_up: bool
+    benefit: dict[str, float], gain: dict[str, int], layers: Sequence[int], tie_gate_up: bool
 ) -> tuple[list[str], list[int] | None]:
     """Order groups by benefit per byte of promotion, descending; equal scores by layer.
 
@@ -77,11 +78,14 @@ def order_groups(
     Raises
     ------
     UserError
-        if the groups are not those of so many layers.
+        if the groups are not those of `layers`.
     """
     together = units(layers, tie_gate_up)
     if odd := {name for names in together.values() for name in names} ^ benefit.keys():
-        raise UserError(f"model.moe_layers is {layers}, which does not fit {min(odd)} of the model")
+        raise UserError(
+            f"model.moe_layers and dense_layers give layers {layers[0]} to {layers[-1]}, which does not fit "
+            f"{min(odd)} of the model"
+        )
 
     def score(names: list[str]) -> float:
         # nothing to gain in bytes: the selection rule skips it, so it goes last

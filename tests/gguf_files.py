@@ -18,7 +18,7 @@ SIZES = gguf.GGML_QUANT_SIZES | {Q2_0: (64, 18), IQ3_A770: (256, 102)}
 CODEBOOK = [-125, -73, -36, -4, 21, 49, 82, 127]
 
 TYPES = ["u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64"]
-FORMATS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "u64": "Q"}
+FORMATS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "bool": "?", "u64": "Q"}
 
 Key = tuple[str, str, Any]
 PLAIN: list[Key] = [("general.architecture", "str", "qwen35moe")]

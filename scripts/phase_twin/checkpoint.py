@@ -6,6 +6,7 @@ Only heads of the files of weights are read: names, shapes and offsets of their 
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ MTP = re.compile(r"(^|\.)mtp\.")
 # classes whose fused experts the converter takes as [experts, 2 x rows, columns], and no other way
 FUSED_IN_ORDER = ("Qwen2Moe", "Qwen3Moe", "Qwen3Next", "Qwen3_5Moe")
 # classes of which the engine wants routed and shared experts in every layer
-SHARED_IN_EVERY_LAYER = ("Qwen3_5Moe",)
+EXPERTS_IN_EVERY_LAYER = ("Qwen3_5Moe",)
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 MTP_COUNTS = ("mtp_num_hidden_layers", "num_nextn_predict_layers")
 # rule by which a tokenizer splits text -> the converter's name of it
@@ -233,8 +234,8 @@ def check_side_files(checkpoint: Checkpoint, tower: bool) -> None:
         )
 
 
-def check_experts(checkpoint: Checkpoint, moe_layers: int) -> None:
-    """Check that the layers with routed experts are the first `moe_layers`, and complete.
+def check_experts(checkpoint: Checkpoint, expected: Sequence[int]) -> None:
+    """Check that the layers with routed experts are those, one after the other, and complete.
 
     Raises
     ------
@@ -244,22 +245,22 @@ def check_experts(checkpoint: Checkpoint, moe_layers: int) -> None:
     folder, experts, layers = checkpoint.folder, checkpoint.experts, sorted(checkpoint.experts)
     if not layers:
         raise UserError(f"{folder}: no tensor of routed experts; a twin can be made of mixture-of-experts models only")
-    if dense := [number for number in range(layers[-1] + 1) if number not in experts]:
+    if dense := [number for number in range(layers[0], layers[-1]) if number not in experts]:
         raise UserError(
-            f"{folder}: layer {dense[0]} has no routed experts, but layer {layers[-1]} has; "
-            "a twin can be made only where all layers from 0 on have them"
+            f"{folder}: layer {dense[0]} has no routed experts, but those before and behind it have; "
+            "a twin can be made only where layers without them come first"
         )
-    if len(layers) != moe_layers:
+    if layers != list(expected):
         raise UserError(
-            f"{folder}: routed experts are in {len(layers)} layers, but model.moe_layers is {moe_layers}; "
-            f"set model.moe_layers: {len(layers)}"
+            f"{folder}: routed experts are in layers {layers[0]} to {layers[-1]}, model.moe_layers and dense_layers "
+            f"say {expected[0]} to {expected[-1]}; set model.moe_layers: {len(layers)}, dense_layers: {layers[0]}"
         )
     wanted = next((checkpoint.text[key] for key in EXPERT_COUNTS if isinstance(checkpoint.text.get(key), int)), None)
-    first = experts[0].keys()
+    first = experts[layers[0]].keys()
     for layer, parts in experts.items():
         if odd := first ^ parts.keys():
             raise UserError(
-                f"{folder}: {min(odd)} of the experts of layer {layer} is not as in layer 0; download again"
+                f"{folder}: {min(odd)} of the experts of layer {layer} is not as in layer {layers[0]}; download again"
             )
         for part, numbers in parts.items():
             if None in numbers or wanted is None:
@@ -274,7 +275,12 @@ def check_experts(checkpoint: Checkpoint, moe_layers: int) -> None:
                     f"{folder}: layer {layer} has {len(numbers)} experts, config.json says {wanted}; "
                     "download config.json again"
                 )
-    if checkpoint.model_class.startswith(SHARED_IN_EVERY_LAYER):
+    if checkpoint.model_class.startswith(EXPERTS_IN_EVERY_LAYER):
+        if layers[0]:
+            raise UserError(
+                f"{folder}: layer 0 has no routed experts, without which the engine does not load "
+                f"a {checkpoint.model_class}"
+            )
         shared = {int(LAYER.search(name)[1]) for name in checkpoint.text_names if ".shared_expert." in name}
         if lacking := set(layers) - shared:
             raise UserError(
@@ -320,7 +326,7 @@ def check_layers(checkpoint: Checkpoint) -> None:
         )
 
 
-def look_at(folder: Path, moe_layers: int, tower: bool, head: bool = False) -> Checkpoint:
+def look_at(folder: Path, expert_layers: Sequence[int], tower: bool, head: bool = False) -> Checkpoint:
     """Read a checkpoint and check all that its files show; of vision tower and MTP `head`, if they are wanted.
 
     Raises
@@ -330,7 +336,7 @@ def look_at(folder: Path, moe_layers: int, tower: bool, head: bool = False) -> C
     """
     checkpoint = read_checkpoint(folder)
     check_layers(checkpoint)
-    check_experts(checkpoint, moe_layers)
+    check_experts(checkpoint, expert_layers)
     check_side_files(checkpoint, tower)
     if head and not checkpoint.has_head:
         raise UserError(f"{folder}: has no weights of an MTP head, which model.mtp: keep asks for; set model.mtp: drop")

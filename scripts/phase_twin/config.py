@@ -48,7 +48,13 @@ class Model(_Strict):
         default="drop", description="an MTP head's weights: leave them out, or store them at Q8_0"
     )
     bf16_gib: float = Field(gt=0, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for")
-    moe_layers: int = Field(ge=1, description="layers with routed experts, all from 0 on; checked against the tensors")
+    moe_layers: int = Field(ge=1, description="layers with routed experts; checked against the tensors")
+    dense_layers: int = Field(default=0, ge=0, description="layers without, which stand before them; checked too")
+
+    @property
+    def expert_layers(self) -> range:
+        """Numbers of the layers with routed experts."""
+        return range(self.dense_layers, self.dense_layers + self.moe_layers)
 
 
 class Engine(_Strict):

@@ -47,11 +47,11 @@ def expert_name(layer: int, tensor_class: str) -> str:
     return f"blk.{layer}.ffn_{tensor_class}_exps.weight"
 
 
-def units(layers: int, tie_gate_up: bool) -> dict[str, list[str]]:
+def units(layers: Iterable[int], tie_gate_up: bool) -> dict[str, list[str]]:
     """What is promoted together or not at all: label -> names of the groups, layer by layer."""
     classes = {"gate-up": ("gate", "up"), "down": ("down",)} if tie_gate_up else {name: (name,) for name in CLASSES}
     return {
         f"{layer}-{label}": [expert_name(layer, name) for name in members]
-        for layer in range(layers)
+        for layer in layers
         for label, members in classes.items()
     }

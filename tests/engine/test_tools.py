@@ -161,6 +161,44 @@ def test_quantize_refuses_another_iq3_a770(run, variant0, tmp_path):
     assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.nano
+def test_a_twin_is_requantized_only_where_that_is_said(run, nano, tmp_path):
+    twin, out = nano / "Nex-N2-nano-twin.gguf", tmp_path / "out.gguf"
+    out.write_bytes(b"of before")
+    done = run("llama-quantize", twin, out, "Q8_0", code=1)
+    assert "variant 0 (iq3_a770) would be requantized to q8_0" in done.stdout
+    assert out.read_bytes() == b"of before"
+    variant = ("--override-kv", "general.tensor_variant.default=int:1")
+    assert "variant 1 (q4_K)" in run("llama-quantize", *variant, twin, out, "Q8_0", code=1).stdout
+    run("llama-quantize", "--allow-requantize", *variant, twin, out, "Q8_0")
+    # what the twin's keys say is not true of it
+    assert not [key for key in keys(out) if key.startswith(("iq3_a770.", "general.tensor_variant.", "phase_twin."))]
+    run("llama-variant-info", out)
+
+
+# llama-completion
+
+
+def with_alignment_16(source: Gguf, path: Path) -> Path:
+    """The same model with its data on 16 bytes, and not on 32."""
+    tensors = [Raw(t.name, t.shape, t.type, data=t.data.read()) for t in source.tensors]
+    there = [(name, entry.type, entry.value) for name, entry in source.kv.items()]
+    for length in range(0, 32, 16):
+        there_too = [("general.alignment", "u32", 16), ("test.filler", "str", "x" * length)]
+        write(path, there + there_too, tensors, alignment=16)
+        if Gguf.read(path).data_start % 32:
+            break
+    return path
+
+
+@pytest.mark.nano
+def test_data_that_cannot_be_mapped_is_refused(run, bf16, tmp_path):
+    path = with_alignment_16(Gguf.read(bf16), tmp_path / "model.gguf")
+    arguments = ("-m", path, "-p", "The", "-n", 1, "-no-cnv", "--no-warmup")
+    assert "is not 32 byte aligned" in run("llama-completion", *arguments, code=1).stdout
+    run("llama-completion", *arguments, "--load-mode", "none")
+
+
 # the first id of the type
 
 

@@ -476,7 +476,7 @@ def test_text_faults_of_an_archive(hub, sources, tmp_path):
 
 def test_text_that_is_not_there(hub, sources, tmp_path):
     edit(sources, "texts", "open", url=f"{hub.url}/texts/gone.txt?key=hidden")
-    with pytest.raises(UserError, match=r"gone\.txt answers HTTP 404") as error:
+    with pytest.raises(UserError, match=r"gone\.txt: HTTP 404 Not Found") as error:
         get_text(sources, "open", tmp_path / "text.txt")
     assert "hidden" not in str(error.value)
 

@@ -292,7 +292,7 @@ def test_no_number_of_the_card_is_typed_by_hand(rule):
 
     def numbers(card: str) -> set[str]:
         text = card.split("---\n", 2)[2]
-        for pattern in (r"```.*?```", r"`[^`]*`", r"\bI?Q\d\w*", r"\S+\.(gguf|png)\b"):
+        for pattern in (r"```.*?```", r"`[^`]*`", r"\b(I?Q|B?F)\d\w*", r"\S+\.(gguf|png)\b"):
             text = re.sub(pattern, "", text, flags=re.DOTALL)
         return set(re.findall(r"\d+(?:\.\d+)?", text))
 
@@ -301,6 +301,8 @@ def test_no_number_of_the_card_is_typed_by_hand(rule):
     def move(value):
         if isinstance(value, dict):
             return {key: move(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [move(one) for one in value]
         return value if value is None or isinstance(value, str) else value * 3 + 1
 
     for path, rows in ((rule.input.quality, QUALITY), (rule.input.speed, SPEED)):
@@ -308,7 +310,8 @@ def test_no_number_of_the_card_is_typed_by_hand(rule):
         moved = [move(row) | ({"stddev": 1.234} if "stddev" in row else {}) for row in rows]
         Path(path).write_text(json.dumps(moved))
     moved = {key: value if isinstance(value, list) else value * 3 + 1 for key, value in SELECTION.items()}
-    Path(rule.input.selections[0]).write_text(json.dumps(moved | {"promoted": moved["promoted"] * 4}))
+    Path(rule.input.selections[0]).write_text(json.dumps(moved | {"promoted": moved["promoted"] * 11}))
+    set_value(rule.input.verified, lambda report: report.update(types=move(TYPES)))
     set_value(rule.input.calibration, lambda found: found.update(chunks=39, n_ctx=640))
     with open(rule.input.mmproj, "ab") as file:
         file.write(bytes(2**20))

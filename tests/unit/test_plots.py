@@ -52,7 +52,7 @@ def cpu() -> dict:
 
 def order(layers: int, tie: bool, method: str = "measured") -> dict:
     draws = np.random.default_rng(3)
-    members = list(units(layers, tie).values())
+    members = list(units(range(layers), tie).values())
     names = [name for group in members for name in group]
     groups = [{"name": name, "benefit": draws.exponential(2e-4), "gain_bytes": 170 * MIB} for name in names]
     ties = [number for number, group in enumerate(members) for _ in group]

@@ -42,7 +42,7 @@ def two_layers(**benefit: float) -> dict[str, float]:
 def test_most_benefit_per_byte_first_and_layers_break_ties():
     benefit = two_layers(down0=3.0, down1=10.0, gate0=8.0, up0=8.0)
     gain = dict.fromkeys(benefit, 10) | {name(1, "down"): 11}
-    order, tie = order_groups(benefit, gain, 2, tie_gate_up=False)
+    order, tie = order_groups(benefit, gain, range(2), tie_gate_up=False)
     assert order[:4] == [name(1, "down"), name(0, "gate"), name(0, "up"), name(0, "down")]
     assert order[4:] == [name(1, "gate"), name(1, "up")]
     assert tie is None
@@ -50,7 +50,7 @@ def test_most_benefit_per_byte_first_and_layers_break_ties():
 
 def test_gate_and_up_are_tied_per_layer():
     benefit = two_layers(gate1=2.0)
-    order, tie = order_groups(benefit, dict.fromkeys(benefit, 1), 2, tie_gate_up=True)
+    order, tie = order_groups(benefit, dict.fromkeys(benefit, 1), range(2), tie_gate_up=True)
     assert order == [
         *(name(1, kind) for kind in ("gate", "up")),
         *(name(0, k) for k in ("gate", "up", "down")),
@@ -61,13 +61,13 @@ def test_gate_and_up_are_tied_per_layer():
 
 def test_groups_without_gain_go_last():
     benefit = two_layers(down0=9.0)
-    order, _ = order_groups(benefit, dict.fromkeys(benefit, 5) | {name(0, "down"): 0}, 2, tie_gate_up=False)
+    order, _ = order_groups(benefit, dict.fromkeys(benefit, 5) | {name(0, "down"): 0}, range(2), tie_gate_up=False)
     assert order[-1] == name(0, "down")
 
 
 def test_the_number_of_layers_is_checked():
-    with pytest.raises(UserError, match=r"model\.moe_layers is 3, which does not fit blk\.2\.ffn_down_exps\.weight"):
-        order_groups(two_layers(), dict.fromkeys(two_layers(), 1), 3, tie_gate_up=False)
+    with pytest.raises(UserError, match=r"layers 0 to 2, which does not fit blk\.2\.ffn_down_exps\.weight"):
+        order_groups(two_layers(), dict.fromkeys(two_layers(), 1), range(3), tie_gate_up=False)
 
 
 # scores from files
@@ -322,5 +322,5 @@ def test_orders_are_compared_over_the_same_text():
 
 def test_units_cover_every_group_once():
     for tie in (False, True):
-        names = [one for members in units(5, tie).values() for one in members]
+        names = [one for members in units(range(5), tie).values() for one in members]
         assert len(names) == len(set(names)) == 15

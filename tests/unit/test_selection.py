@@ -240,7 +240,7 @@ def test_predicted_loss_never_rises_with_the_budget(groups, tie_gate_up, above, 
     names = [expert_name(layer, kind) for layer in range(3) for kind in ("gate", "up", "down")]
     benefit = {name: group[0] for name, group in zip(names, groups, strict=True)}
     gain = {name: group[1] for name, group in zip(names, groups, strict=True)}
-    order, tie = order_groups(benefit, gain, 3, tie_gate_up)
+    order, tie = order_groups(benefit, gain, range(3), tie_gate_up)
     twin = twin_of({name: (10, 10 + gain[name]) for name in names}, order, tie)
     less, greater = (sum(benefit[name] for name in feasible(twin, room).promoted) for room in (above, above + more))
     assert greater >= less - 1e-9

@@ -85,7 +85,10 @@ def test_a_build_that_lacks_a_compiler_stops_before_anything_starts(root, snakem
         ('imatrix={"corpus":"nothing"}', "'nothing' is not among texts"),
         ('imatrix={"corpus":"local:.gitignore"}', "bytes are less than 2 chunks of 512 tokens; give imatrix.corpus a"),
         ('model={"license":"apache-2.0"}', "model.license = 'apache-2.0': SPDX writes it Apache-2.0"),
-        ('model={"moe_layers":60}', "routed experts are in 8 layers, but model.moe_layers is 60"),
+        (
+            'model={"moe_layers":60}',
+            "routed experts are in layers 0 to 7, model.moe_layers and dense_layers say 0 to 59",
+        ),
     ],
 )
 def test_a_wrong_configuration_stops_before_the_dag(snakemake, override, words):
