@@ -4,9 +4,6 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-configfile: "config/config.yaml"
-
-
 localrules:
     release_upload,
     release_upload_dry_run,
@@ -46,6 +43,7 @@ rule all:
 
 onstart:
     refuse_hopeless_start()
+    refuse_missing_tools()
 
 
 onsuccess:

@@ -54,6 +54,8 @@ rule write_reference_logits:
         ),
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.bench.quality.chunks,
+        setting="bench.quality.chunks",
+        shared=CFG.bench.quality.parts > 1,
     message:
         "Write the logits of the reference model"
     script:
@@ -85,6 +87,7 @@ rule measure_quality:
         disk_mb=10,
         runtime=minutes(5),
     params:
+        backend=CFG.engine.backend,
         label=lambda wildcards: shown(wildcards.label),
         variant=lambda wildcards: measured(wildcards.label)[1],
         reference=CFG.bench.quality.reference,
@@ -109,6 +112,7 @@ if len(PARTS) > 1:
     use rule measure_quality as measure_quality_part with:
         output:
             part=temp(model_resources("quality/{label}-{part}.kldpart")),
+            ran=temp(model_resources("quality/{label}-{part}.json")),
         log:
             main=logs("quality/{label}-{part}.log"),
             tool=logs("quality/{label}-{part}-tool.log"),
@@ -126,6 +130,9 @@ if len(PARTS) > 1:
             logits=rules.write_reference_logits.output.logits,
             parts=expand(
                 rules.measure_quality_part.output.part, part=PARTS, allow_missing=True
+            ),
+            ran=expand(
+                rules.measure_quality_part.output.ran, part=PARTS, allow_missing=True
             ),
         benchmark:
             benchmarks("merge-quality-{label}")
@@ -203,6 +210,7 @@ rule measure_speed:
             {"label": shown(label), "file": file, "variant": variant}
             for label, (file, variant) in CASES.items()
         ],
+        backend=CFG.engine.backend,
         n_prompt=CFG.bench.speed.n_prompt,
         n_gen=CFG.bench.speed.n_gen,
         depths=CFG.bench.speed.depths,

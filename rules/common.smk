@@ -5,8 +5,29 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+PROJECT = Path(workflow.basedir)
+
+if not (PROJECT / "scripts/phase_twin").is_dir():
+    raise WorkflowError(
+        f"{workflow.basedir} holds no scripts/: the workflow needs its whole folder on this machine; fetch the project "
+        "and give its Snakefile with -s"
+    )
+if not (os.path.exists(".snakemake") or os.access(os.curdir, os.W_OK)):
+    raise WorkflowError(
+        f"{Path.cwd()} cannot be written: say with --directory where results go"
+    )
+
+
+def project(path):
+    """A part of the project, wherever the workflow runs; in its own folder by the short name that records have."""
+    return path if PROJECT.samefile(os.curdir) else str(PROJECT / path)
+
+
+configfile: project("config/config.yaml")
+
+
 # as in the scripts: the packages stand in scripts/, also where the workflow runs in another folder
-sys.path.insert(0, str(Path(workflow.basedir, "scripts")))
+sys.path.insert(0, str(PROJECT / "scripts"))
 
 from phase_twin.checkpoint import look_at, read_checkpoint
 from phase_twin.clock import refuse_future
@@ -15,6 +36,7 @@ from phase_twin.errors import UserError
 from phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from phase_twin.series import read_series
 from phase_twin.sources import load_sources
+from phase_twin.text_length import look_at_text, text_uses
 
 # also a param of what a cache between workflows may keep: it must not outlive a change of ours
 from phase_twin.version import VERSION
@@ -22,12 +44,12 @@ from phase_twin.version import VERSION
 # python, cmake and ninja of the environment that snakemake runs in, also where it was not activated
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
-SOURCES_FILE = "config/sources.yaml"
+SOURCES_FILE = project("config/sources.yaml")
 
 try:
     CFG = load_config(config)
     SOURCES = load_sources(SOURCES_FILE)
-    SERIES = read_series(Path("patches"))
+    SERIES = read_series(Path(project("patches")))
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -89,15 +111,21 @@ def own_benchmark(rule_name, path):
 LOCAL = "local:"
 
 
+def local_path(name):
+    """Where a path of the user's is: as seen from the working folder, or from the project; None if there is none."""
+    return next(filter(os.path.exists, (name, project(name))), None)
+
+
 def source_path(reference, kind, fetched):
     """A file or folder of the user's, or `fetched`, which a rule brings from the source of that name."""
     if reference.startswith(LOCAL):
-        path = reference.removeprefix(LOCAL)
-        if not Path(path).exists():
-            raise WorkflowError(
-                f"{reference}: no such file or folder; give a path as seen from {Path.cwd()}"
-            )
-        return path
+        name = reference.removeprefix(LOCAL)
+        if found := local_path(name):
+            return found
+        raise WorkflowError(
+            f"{reference}: no such file or folder; give a path as seen from {Path.cwd()}"
+            + ("" if project(name) == name else f" or {PROJECT}")
+        )
     known = getattr(SOURCES, kind)
     if reference not in known:
         raise WorkflowError(
@@ -125,8 +153,10 @@ def checkpoint_files(reference):
 def watched_files():
     """What is compared by time: the user's checkpoint and texts, and what runs have made of them."""
     used = [CFG.model.checkpoint, CFG.imatrix.corpus, CFG.bench.quality.corpus]
-    own = [name.removeprefix(LOCAL) for name in used if name.startswith(LOCAL)]
-    for path in map(Path, [*own, results(""), model_resources("")]):
+    own = [
+        local_path(name.removeprefix(LOCAL)) for name in used if name.startswith(LOCAL)
+    ]
+    for path in map(Path, [*filter(None, own), results(""), model_resources("")]):
         yield from path.rglob("*") if path.is_dir() else [path]
 
 
@@ -135,6 +165,14 @@ def has_tower():
     if CFG.model.vision_tower is not None or not CFG.model.checkpoint.startswith(LOCAL):
         return CFG.model.vision_tower is not False
     return bool(read_checkpoint(Path(checkpoint_path(CFG.model.checkpoint))).tower)
+
+
+def look_at_texts():
+    """Refuse or warn of texts that are too short; those that are still to be downloaded are counted at first use."""
+    for use in text_uses(CFG):
+        path = Path(text_path(use.corpus))
+        if path.exists() and (told := look_at_text(path, use)):
+            logger.warning(told)
 
 
 try:
@@ -149,6 +187,7 @@ try:
                 HAS_TOWER,
                 CFG.model.mtp == "keep",
             )
+        look_at_texts()
 except UserError as error:
     raise WorkflowError(str(error))
 

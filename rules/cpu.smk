@@ -12,7 +12,7 @@ FORMS = ("pure", "mixed")
 rule write_shape_model:
     input:
         template=rules.convert_checkpoint.output.model,
-        tool="scripts/shape_model.py",
+        tool=project("scripts/shape_model.py"),
         # one form after the other: nothing is written while speed is measured, and half the disk will do
         before=lambda wildcards: (
             results("cpu/pure.json") if wildcards.form == "mixed" else []
@@ -43,7 +43,7 @@ rule write_shape_model:
 
 rule build_stream_read:
     input:
-        source="scripts/stream_read.c",
+        source=project("scripts/stream_read.c"),
     output:
         program=resources("engine/cpu/bin/stream_read"),
     log:

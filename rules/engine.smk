@@ -1,9 +1,31 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
 # Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, resources/engine/sycl/bin, the
 # programs that are measured where engine.backend is sycl, and the report of the new type by instruction set.
-from phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
+from functools import partial
 
-PATCHES = [f"patches/{patch.name}.patch" for patch in SERIES.patches]
+from build_engine import require_compiler
+from phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
+from test_instruction_sets import require_machine
+
+# rule -> raises a UserError where this machine lacks what its job needs to compile
+TOOLS = {}
+TOOLS["build_engine"] = TOOLS["build_stream_read"] = partial(require_compiler, "cpu")
+TOOLS["build_engine_sycl"] = partial(require_compiler, "sycl")
+TOOLS["test_instruction_sets"] = require_machine
+
+
+def refuse_missing_tools():
+    """Refuse before anything starts, not when it is a build's turn; jobs of other machines say it themselves."""
+    if workflow.non_local_exec or workflow.deployment_settings.deployment_method:
+        return
+    for name in {job.rule.name for job in workflow.dag.needrun_jobs()} & TOOLS.keys():
+        try:
+            TOOLS[name]()
+        except UserError as error:
+            raise WorkflowError(f"{name}: {error}")
+
+
+PATCHES = [project(f"patches/{patch.name}.patch") for patch in SERIES.patches]
 ENGINE_TREE = resources("engine/source")
 
 
@@ -117,8 +139,8 @@ rule test_engine:
 rule test_instruction_sets:
     input:
         manifest=rules.fetch_engine.output.manifest,
-        project="tests/engine/instruction_sets/CMakeLists.txt",
-        suppressions="tests/engine/instruction_sets/ubsan.supp",
+        project=project("tests/engine/instruction_sets/CMakeLists.txt"),
+        suppressions=project("tests/engine/instruction_sets/ubsan.supp"),
     output:
         report=resources("engine/instruction-sets.json"),
     log:

@@ -6,7 +6,7 @@ rule write_crate:
     input:
         last=[*rules.report_parts.input, rules.make_release.output.sums],
         engine=rules.build_engine.output.facts,
-        snakefile="Snakefile",
+        snakefile=project("Snakefile"),
     output:
         crate=results("ro-crate-metadata.json"),
         workflow=results("Snakefile"),
@@ -26,6 +26,7 @@ rule write_crate:
         version=VERSION,
         engine=SOURCES.engine.git,
         config=CFG.model_dump(),
+        project=project(""),
     message:
         "Export the provenance of the run"
     script:

@@ -1,8 +1,8 @@
 # Requires: the verified twin.
 # Makes: one plain GGUF per entry of prune_targets, and a target prune_NAME for each.
 PRUNE_TOOL = [
-    "scripts/prune-dual.py",
-    *sorted(map(str, Path("scripts/prune_dual").rglob("*.py"))),
+    project("scripts/prune-dual.py"),
+    *sorted(map(str, Path(project("scripts/prune_dual")).rglob("*.py"))),
 ]
 TARGETS = {target.name: target for target in CFG.prune_targets}
 

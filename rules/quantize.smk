@@ -29,6 +29,8 @@ rule rank_layers:
         mem_mb=2000,
         disk_mb=10,
         runtime=10,
+    params:
+        chunks_asked=CFG.imatrix.chunks,
     message:
         "Rank the layers of each expert class"
     script:

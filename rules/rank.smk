@@ -149,6 +149,8 @@ rule write_rank_logits:
     params:
         n_ctx=CFG.bench.quality.n_ctx,
         chunks=CFG.rank.chunks,
+        setting="rank.chunks",
+        shared=False,
     message:
         "Write the logits of the reference model over the calibration text"
     script:
@@ -179,6 +181,7 @@ rule measure_mix:
         disk_mb=10,
         runtime=minutes(2),
     params:
+        backend=CFG.engine.backend,
         promoted=lambda wildcards: MIXES[wildcards.mix],
         reference=CFG.bench.quality.reference,
         documents=None,

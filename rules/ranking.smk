@@ -30,6 +30,7 @@ rule measure_order:
         disk_mb=10,
         runtime=minutes(5),
     params:
+        backend=CFG.engine.backend,
         percent=lambda wildcards: int(wildcards.percent),
         reference=CFG.bench.quality.reference,
         documents=CFG.bench.quality.documents,
@@ -46,6 +47,7 @@ if len(PARTS) > 1:
     use rule measure_order as measure_order_part with:
         output:
             part=temp(model_resources("orders/{method}-{percent}-{part}.kldpart")),
+            ran=temp(model_resources("orders/{method}-{percent}-{part}.json")),
         log:
             main=logs("orders/{method}-{percent}-{part}.log"),
             tool=logs("orders/{method}-{percent}-{part}-tool.log"),
@@ -64,6 +66,9 @@ if len(PARTS) > 1:
             logits=rules.write_reference_logits.output.logits,
             parts=expand(
                 rules.measure_order_part.output.part, part=PARTS, allow_missing=True
+            ),
+            ran=expand(
+                rules.measure_order_part.output.ran, part=PARTS, allow_missing=True
             ),
         benchmark:
             benchmarks("merge-order-{method}-{percent}")

@@ -12,7 +12,7 @@ def tools_license(wildcards):
     """Licence of the tools; refuses at once where the release could not carry that of the weights."""
     if reason := cannot_carry(CFG.model.license):
         raise WorkflowError(reason)
-    return "LICENSE"
+    return project("LICENSE")
 
 
 rule make_release:
@@ -29,7 +29,7 @@ rule make_release:
         pruned=[PRUNED[name]["gguf"] for name in TARGETS],
         selections=[PRUNED[name]["selection"] for name in TARGETS],
         patches=PATCHES,
-        templates=sorted(map(str, Path("release").iterdir())),
+        templates=sorted(map(str, Path(project("release")).iterdir())),
         prune_tool=PRUNE_TOOL,
         license=tools_license,
     output:

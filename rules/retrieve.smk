@@ -1,5 +1,6 @@
 # Requires: the network and config/sources.yaml; what is found first is pinned in config/sources.lock.yaml.
-# Makes: resources/checkpoints/NAME and resources/texts/NAME.txt. `local:` paths need neither.
+# Makes: resources/checkpoints/NAME and resources/texts/NAME.txt. `local:` paths need neither. The lock belongs to what was
+# downloaded: it stands in the folder that the workflow runs in.
 SOURCES_LOCK = "config/sources.lock.yaml"
 
 

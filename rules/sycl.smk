@@ -1,8 +1,11 @@
 # Requires: the patched tree, toolchain/sycl (set up by `make setup-sycl`).
 # Makes: resources/engine/sycl-test/bin, programs with the SYCL backend for a CPU device, and the reports of their tests.
+from build_sycl import require_tools
 from phase_twin.engine import SYCL_PROGRAMS
 
-TOOLCHAIN = "toolchain/sycl"
+TOOLCHAIN = project("toolchain/sycl")
+TOOLS["build_sycl"] = partial(require_tools, Path(TOOLCHAIN))
+TOOLS["build_sycl_otherwise"] = TOOLS["build_sycl"]
 # the types whose kernels the patches add or change
 PATCHED_TYPES = ["iq3_a770", "q3_K", "q4_K", "q5_K", "q6_K"]
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -59,24 +60,28 @@ def require_oneapi() -> None:
         raise UserError(f"engine.backend is sycl, but {', '.join(missing)}; {ONEAPI}")
 
 
-def require_compiler(backend: str) -> str:
-    """Return the C++ compiler's version line.
-
-    Raises
-    ------
-    UserError
-        if there is no compiler, with what to install.
-    """
+def require_compiler(backend: str) -> None:
+    """Raise a UserError if something is missing here that a build needs, with what to install."""
     tools = [("cmake", "cmake"), ("ninja", "ninja-build")]
     if backend == "sycl":
         require_oneapi()
     else:
-        tools = [("c++", "g++"), ("cc", "gcc"), *tools]
+        for variable, program, package in (("CXX", "c++", "g++"), ("CC", "cc", "gcc")):
+            # cmake takes these first
+            if not (named := shlex.split(os.environ.get(variable, ""))):
+                tools.append((program, package))
+            elif shutil.which(named[0]) is None:
+                raise UserError(f"{variable} is {named[0]}, which is not on the PATH; unset {variable}, or install it")
     for program, package in tools:
         if shutil.which(program) is None:
             raise UserError(f"{program} is not on the PATH; install it (Debian, Ubuntu: apt install {package})")
-    compiler = "icpx" if backend == "sycl" else "c++"
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)
+
+
+def compiler_of(build: Path) -> str:
+    """Return the version line of the C++ compiler that cmake took; it remembers that of an earlier build."""
+    found = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.+)$", (build / "CMakeCache.txt").read_text(), re.MULTILINE)
+    assert found is not None
+    version = subprocess.run([found[1], "--version"], capture_output=True, text=True, check=True)
     return version.stdout.splitlines()[0]
 
 
@@ -131,14 +136,14 @@ def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     manifest = json.loads(Path(snakemake.input.manifest).read_text())
     backend = snakemake.params.backend
-    compiler = require_compiler(backend)
+    require_compiler(backend)
     tree, build = Path(snakemake.params.tree), Path(snakemake.params.build)
     flags = configure_flags(backend, manifest, snakemake.params.get("f16", False))
     programs = [Path(program) for program in snakemake.output.programs]
     compile_programs(tree, build, flags, programs, snakemake.threads, snakemake.log.tool)
     if "-DBUILD_SHARED_LIBS=ON" in flags:
         copy_libraries(build / "bin", programs[0].parent)
-    facts = {**manifest, "backend": backend, "compiler": compiler, "flags": flags}
+    facts = {**manifest, "backend": backend, "compiler": compiler_of(build), "flags": flags}
     write_text(snakemake.output.facts, json.dumps(facts, indent=2) + "\n")
     log.info("built %d programs in %s", len(programs), Path(snakemake.output.facts).parent)
 

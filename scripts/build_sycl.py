@@ -39,15 +39,16 @@ def sycl_flags(toolchain: Path, manifest: dict[str, Any]) -> list[str]:
     return flags
 
 
-def require_toolchain(toolchain: Path) -> None:
-    """Check that a file with a kernel compiles.
+def require_tools(toolchain: Path) -> None:
+    """Check that there is what a build needs, and that a file with a kernel compiles.
 
     Raises
     ------
     UserError
         with the driver's words on what is missing.
     """
-    command = [toolchain / "syclcc", "-fsycl", "-x", "c++", "-E", "/dev/null"]
+    require_compiler("cpu")
+    command = [toolchain.resolve() / "syclcc", "-fsycl", "-x", "c++", "-E", "/dev/null"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(done.stderr.strip())
@@ -74,9 +75,8 @@ def forget_other_toolchain(build: Path, sources: Iterable[str]) -> str:
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     manifest = json.loads(Path(snakemake.input.manifest).read_text())
-    require_compiler("cpu")
     toolchain = Path(snakemake.params.toolchain).resolve()
-    require_toolchain(toolchain)
+    require_tools(toolchain)
     tree, build = Path(snakemake.params.tree), Path(snakemake.params.build)
     digest = forget_other_toolchain(build, snakemake.input.toolchain)
     flags = [*sycl_flags(toolchain, manifest), *snakemake.params.flags]

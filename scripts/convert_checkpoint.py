@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from phase_twin.chat_template import template_faults
 from phase_twin.checkpoint import look_at, pre_tokenizer_of, read_checkpoint
 from phase_twin.errors import UserError
 from phase_twin.files import atomic_output, write_digest
@@ -135,6 +136,8 @@ def main(snakemake: Any) -> None:
         run_converter(command, snakemake.log.tool, checkpoint, env=environment, **bar)
         for change in mend_block_count(partial):
             log.info("metadata set after the tensor list: %s", change)
+        for fault in template_faults(Gguf.read(partial)):
+            log.warning("%s: %s", snakemake.output.model, fault)
     write_digest(snakemake.output.model, snakemake.output.digest)
 
 

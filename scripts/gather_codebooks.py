@@ -10,7 +10,7 @@ from phase_twin.quality import difference, errors_of, means
 from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
 
-FACTS = ("table", "rmse", "rmse_encoder", "reference", "chunks", "n_ctx", "kld_mean_err", "top1_err")
+FACTS = ("table", "rmse", "rmse_encoder", "reference", "chunks", "chunks_asked", "n_ctx", "kld_mean_err", "top1_err")
 MEASURED = ("kld_mean", "kld_p999", "top1", "ppl_ratio")
 
 

@@ -76,12 +76,12 @@ def main(snakemake: Any) -> None:
     curve = {
         "order": order["method"],
         "reference": low["reference"],
-        "chunks": low["chunks"],
+        **{key: low[key] for key in ("chunks", "chunks_asked", "n_ctx")},
         "points": predict(order, low, high),
         "measured": sorted(measured, key=lambda row: row["bytes"]),
     }
     write_result(snakemake.output.curve, curve, snakemake)
-    title = f"{snakemake.params.title}: what each further byte buys"
+    title = f"{snakemake.params.title}: what each further byte buys, {low['chunks']} x {low['n_ctx']} tokens"
     figure = draw(curve, title)
     for path in (snakemake.output.plot, snakemake.output.png):
         save(figure, path)

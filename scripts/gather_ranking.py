@@ -165,9 +165,10 @@ def main(snakemake: Any) -> None:
         entry["selection"] = distance(order, of[1:-1], low)
         log.info("%s: mean KLD over all budgets %.5f ± %.5f", entry["order"], entry["area"], entry["area_err"])
     phases = [{key: row[key] for key in ("bytes", "kld_mean", "kld_mean_err")} for row in (low, high)]
-    study = {"reference": low["reference"], "chunks": low["chunks"], "phases": phases, "orders": orders}
+    study = {key: low[key] for key in ("reference", "chunks", "chunks_asked", "n_ctx")}
+    study |= {"phases": phases, "orders": orders}
     write_result(snakemake.output.table, study, snakemake)
-    title = f"{snakemake.params.title}: orders of promotion"
+    title = f"{snakemake.params.title}: orders of promotion, {low['chunks']} x {low['n_ctx']} tokens"
     save(draw(orders, title), snakemake.output.plot)
 
 

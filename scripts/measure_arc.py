@@ -20,6 +20,7 @@ from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from phase_twin.machine import describe_machine, hidden
 from phase_twin.rule import run_rule, run_tool
+from phase_twin.run_facts import TELL_DEVICES, chunks_taken, devices_and_threads, refuse_short, require_card
 
 log = logging.getLogger("phase_twin")
 
@@ -135,30 +136,39 @@ def count_kernels(tool: Tool, bench: str, twin: str, phase: int, mode: str, thre
 def measure_round(tool: Tool, samples: arc.Samples, command: list[str], phase: int, mode: str) -> dict[str, Any]:
     """Take one sample of each test."""
     taken = {}
+    ran: dict[str, Any] = {}
     for sample in parse_samples(tool.run(*command, *ON_CARD, env=arc.MODES[mode])):
+        require_card("sycl", sample["device"], sample["is_card"])
         samples.setdefault((phase, mode, sample["test"]), []).append(sample["t_s"])
         taken[sample["test"]] = sample["t_s"]
+        ran = {name: sample[name] for name in ("device", "threads")}
     if not taken:
         raise UserError("llama-bench printed no samples")
-    return {"t_s": taken}
+    return {"t_s": taken, **ran}
 
 
-def write_logits(tool: Tool, program: str, twin: str, phase: int, logits: Path, settings: dict[str, Any]) -> None:
-    """Write the CPU's logits of a phase."""
+def write_logits(
+    tool: Tool, program: str, twin: str, phase: int, logits: Path, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the CPU's logits of a phase; return how many chunks of the text they are over."""
     command = [program, "-m", twin, "-f", settings["corpus"], "-c", settings["n_ctx"], "--chunks", settings["chunks"]]
     command += [*BATCH, "-t", settings["threads"], "--kl-divergence-base", logits, *override("default", phase)]
-    tool.run(*map(str, command))
+    output = tool.run(*map(str, command))
+    refuse_short(output, settings["corpus"], settings["n_ctx"], "bench.arc.chunks")
+    return {"chunks": chunks_taken(output)}
 
 
 def compare_logits(
     tool: Tool, program: str, twin: str, phase: int, path: str, logits: Path, settings: dict[str, Any]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Compare the card's logits of a phase with the CPU's of the same phase."""
     command = [program, "-m", twin, "-c", settings["n_ctx"], *arc.PATHS[path], "-t", settings["threads"], *ON_CARD]
-    command += ["--kl-divergence", "--kl-divergence-base", logits, *override("default", phase)]
-    row = parse_summary(tool.run(*map(str, command), env=arc.MODES["live"]))
+    command += [*TELL_DEVICES, "--kl-divergence", "--kl-divergence-base", logits, *override("default", phase)]
+    output = tool.run(*map(str, command), env=arc.MODES["live"])
+    facts = {"chunks": chunks_taken(output), **devices_and_threads(output)}
+    row = parse_summary(output)
     arc.check_quality(row)
-    return row
+    return facts | row
 
 
 def measure(report: Report, tool: Tool, programs: dict[str, str], twin: str, settings: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ class Bench:
         self.threads = snakemake.threads
         self.log = snakemake.log.tool
         Path(self.log).unlink(missing_ok=True)
-        self.device = ""
+        self.ran: dict[str, Any] = {}
 
     def run(self, *command: str) -> str:
         """Run a program and return what it prints."""
@@ -72,7 +72,7 @@ class Bench:
             samples[DOT][kind] = parse_cycles(self.run(self.programs.kernels, *DOT_FLAGS, "--type", name))
             for sample in parse_samples(self.bench(kind, N_PROMPT, N_GEN)):
                 samples[sample["test"]][kind] = sample["t_s"]
-                self.device = sample["device"]
+                self.ran = {name: sample[name] for name in ("device", "threads")}
         return Round(parse_bandwidth(stream), samples)
 
 
@@ -100,8 +100,7 @@ def main(snakemake: Any) -> None:
     log.info("asked and not reached: %s", ", ".join(missed(ratios)) or "nothing")
     report = {
         "models": snakemake.wildcards.form,
-        "device": bench.device,
-        "threads": snakemake.threads,
+        **bench.ran,
         "spread_limit": params.spread,
         "settled": not wide,
         "rounds_measured": len(rounds),

@@ -38,7 +38,7 @@ def main(snakemake: Any) -> None:
             summary = measure(snakemake, model, flags)
     if summary is None:
         return
-    row |= {"promoted": promoted, "reference": params.reference, "chunks": params.chunks, **summary}
+    row |= {"promoted": promoted, "reference": params.reference, **summary}
     write_result(snakemake.output.row, row, snakemake)
 
 

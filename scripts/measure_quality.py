@@ -3,22 +3,28 @@
 Beside the row of statistics goes what was measured at every position, for errors and for differences of rows.
 """
 
+import hashlib
+import json
+import logging
 import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phase_twin.documents import documents_of
+from phase_twin.documents import documents_of, read_tokens
 from phase_twin.engine import BATCH, ENVIRONMENT, override
 from phase_twin.errors import UserError
 from phase_twin.experts import routed_experts
-from phase_twin.files import atomic_output
+from phase_twin.files import atomic_output, write_text
 from phase_twin.positions import Positions
 from phase_twin.quality import describe
 from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
+from phase_twin.run_facts import CPU, TELL_DEVICES, devices_and_threads, require_card
 from prune_dual import Gguf, Twin
+
+log = logging.getLogger("phase_twin")
 
 NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)"
 # row key (and that of its error, which takes tokens for independent) -> the line of llama-perplexity's summary
@@ -64,11 +70,11 @@ def weight_facts(path: str, variant: int | None) -> dict[str, Any]:
     return {"bytes": sum(tensor.nbytes for tensor in tensors), "bpw_experts": round(bits / weights, 4)}
 
 
-def measure(snakemake: Any, model: str | Path, flags: Sequence[str]) -> dict[str, float] | None:
+def measure(snakemake: Any, model: str | Path, flags: Sequence[str]) -> dict[str, Any] | None:
     """Run llama-perplexity against the rule's reference logits, write every position's values and describe them.
 
-    With `output.part` the run is one over a range of chunks, which saves there what is to be merged, and None is
-    returned.
+    With `output.part` the run is one over a range of chunks, which saves there, and in `output.ran`, what is to be
+    merged, and None is returned.
 
     Parameters
     ----------
@@ -77,35 +83,56 @@ def measure(snakemake: Any, model: str | Path, flags: Sequence[str]) -> dict[str
     """
     given, params = snakemake.input, snakemake.params
     command = [given.program, "-m", model, "-c", str(params.n_ctx), *BATCH, "-t", str(snakemake.threads), *flags]
-    command += ["--kl-divergence", "--kl-divergence-base", given.logits]
+    command += [*TELL_DEVICES, "--kl-divergence", "--kl-divergence-base", given.logits]
 
-    def run(*more: str | Path) -> str:
-        progress = r"\n *(?P<done>\d+) +\d"
-        return run_tool([*command, *more], snakemake.log.tool, env=ENVIRONMENT, progress=progress, total=params.chunks)
+    def run(*more: str | Path) -> tuple[str, dict[str, Any]]:
+        progress, total = r"\n *(?P<done>\d+) +\d", params.chunks
+        told = run_tool([*command, *more], snakemake.log.tool, env=ENVIRONMENT, progress=progress, total=total)
+        facts = devices_and_threads(told)
+        require_card(params.backend, facts["device"], facts["device"] != CPU)
+        return told, facts
 
     if not (part := snakemake.output.get("part")):
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "all.kldpart"
-            return keep(snakemake, model, run("-o", whole), [whole])
+            told, facts = run("-o", whole)
+            return facts | keep(snakemake, model, told, [whole])
     with atomic_output(part) as partial:
-        run("--from-chunk", str(params.first_chunk), "--chunks", str(params.chunks), "-o", partial)
+        _, facts = run("--from-chunk", str(params.first_chunk), "--chunks", str(params.chunks), "-o", partial)
+    write_text(snakemake.output.ran, json.dumps(facts) + "\n")
     return None
 
 
-def merge(snakemake: Any, model: str | Path) -> dict[str, float]:
+def merge(snakemake: Any, model: str | Path) -> dict[str, Any]:
     """Put the parts of a run together as `measure` does for a whole one; llama-perplexity does not read the model."""
-    parts = snakemake.input.parts
+    parts, ran = snakemake.input.parts, [json.loads(Path(path).read_text()) for path in snakemake.input.ran]
     command = [snakemake.input.program, "-m", model, "--kl-divergence", "--in-file", ",".join(parts)]
-    return keep(snakemake, model, run_tool(command, snakemake.log.tool), parts)
+    return ran_on(ran) | keep(snakemake, model, run_tool(command, snakemake.log.tool), parts)
 
 
-def keep(snakemake: Any, model: str | Path, summary: str, parts: Sequence[str | Path]) -> dict[str, float]:
-    """Write the values of all parts to `output.positions` and return their statistics, with those of the summary."""
+def ran_on(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Device and threads of all parts; where nodes differ, those of each, in a list."""
+    found = {key: [part[key] for part in parts] for key in parts[0]}
+    return {key: values[0] if values.count(values[0]) == len(values) else values for key, values in found.items()}
+
+
+def keep(snakemake: Any, model: str | Path, summary: str, parts: Sequence[str | Path]) -> dict[str, Any]:
+    """Write the values of all parts to `output.positions` and return what was measured on how much of a text."""
     params = snakemake.params
     documents = documents_of(snakemake.input.logits, model, params.documents)
     positions = Positions.read_parts(parts, params.n_ctx, documents)
     positions.save(snakemake.output.positions)
-    return parse_summary(summary) | describe(positions)
+    facts = text_facts(snakemake.input.logits, len(positions.kld))
+    if facts["chunks"] < params.chunks:
+        log.warning("%d chunks measured, %d were asked for: the text has no more", facts["chunks"], params.chunks)
+    return {**facts, "chunks_asked": params.chunks} | parse_summary(summary) | describe(positions)
+
+
+def text_facts(logits: str, chunks: int) -> dict[str, Any]:
+    """How much of which text so many chunks of the reference logits are: also its tokens, and their SHA-256."""
+    tokens = read_tokens(logits)[:chunks]
+    digest = hashlib.sha256(tokens.tobytes()).hexdigest()
+    return {"chunks": len(tokens), "n_ctx": tokens.shape[1], "tokens": tokens.size, "tokens_sha256": digest}
 
 
 def main(snakemake: Any) -> None:
@@ -123,8 +150,6 @@ def main(snakemake: Any) -> None:
         "label": params.label,
         **weight_facts(model, params.variant),
         "reference": params.reference,
-        "chunks": params.chunks,
-        "n_ctx": params.n_ctx,
         **summary,
     }
     write_result(snakemake.output.row, row, snakemake)

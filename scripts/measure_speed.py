@@ -10,6 +10,7 @@ from typing import Any
 from phase_twin.engine import ENVIRONMENT, override
 from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
+from phase_twin.run_facts import require_card
 
 log = logging.getLogger("phase_twin")
 
@@ -30,7 +31,7 @@ def parse_samples(output: str) -> list[dict[str, Any]]:
         test = f"pp{entry['n_prompt']}" if entry["n_prompt"] else f"tg{entry['n_gen']}"
         device = entry["gpu_info"] or entry["cpu_info"]
         sample = {"test": test, "depth": entry["n_depth"], "t_s": entry["avg_ts"], "threads": entry["n_threads"]}
-        samples.append(sample | {"device": device, "backend": entry["backends"]})
+        samples.append(sample | {"device": device, "backend": entry["backends"], "is_card": bool(entry["gpu_info"])})
     return samples
 
 
@@ -51,6 +52,7 @@ def summarise(samples: Samples, files: dict[str, str]) -> list[dict[str, Any]]:
                 "threads": rounds[0]["threads"],
                 "test": test,
                 "depth": depth,
+                "rounds": len(rounds),
                 "t_s": round(statistics.mean(speeds), 3),
                 "stddev": round(statistics.stdev(speeds), 3),
             }
@@ -70,6 +72,7 @@ def main(snakemake: Any) -> None:
             log.info("round %d of %d: %s", number + 1, params.repetitions, case["label"])
             command = bench_command(snakemake.input.program, case, *settings)
             for sample in parse_samples(run_tool(command, snakemake.log.tool, env=ENVIRONMENT, append=True)):
+                require_card(params.backend, sample["device"], sample["is_card"])
                 samples.setdefault((case["label"], sample["test"], sample["depth"]), []).append(sample)
     rows = summarise(samples, {case["label"]: case["file"] for case in cases})
     write_result(snakemake.output.speed, rows, snakemake)

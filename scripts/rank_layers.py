@@ -4,6 +4,7 @@ import json
 import logging
 from typing import Any
 
+import gguf
 import numpy as np
 
 from phase_twin.experts import EXPERTS, layer_and_class
@@ -12,6 +13,8 @@ from phase_twin.rule import run_rule
 from rank_groups import imatrix_energy, read_imatrix
 
 log = logging.getLogger("phase_twin")
+
+TAKEN = {"chunks": "chunk_count", "n_ctx": "chunk_size"}
 
 
 def rank_layers(energy: dict[str, float]) -> dict[str, list[int]]:
@@ -46,11 +49,18 @@ def unseen_experts(experts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[st
     }
 
 
+def text_taken(imatrix: str) -> dict[str, int]:
+    """How much of the calibration text went into an imatrix, as it says itself: `chunks` of `n_ctx` tokens."""
+    fields = gguf.GGUFReader(imatrix).fields
+    return {name: int(fields[f"imatrix.{key}"].contents()) for name, key in TAKEN.items()}
+
+
 def main(snakemake: Any) -> None:
-    """Map the rule to the functions above."""
+    """Map the rule to the functions above; params.chunks_asked: chunks to take, None for the whole text."""
     experts = {name: entry for name, entry in read_imatrix(snakemake.input.imatrix).items() if EXPERTS.fullmatch(name)}
     ranking = rank_layers({name: imatrix_energy(*entry) for name, entry in experts.items()})
-    found = unseen_experts(experts)
+    found = unseen_experts(experts) | text_taken(snakemake.input.imatrix)
+    found["chunks_asked"] = snakemake.params.chunks_asked
     if found["without_data"]:
         log.warning(
             "%d of %d experts saw no token of the calibration text (layers %s) and are quantized without data; "

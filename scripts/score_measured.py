@@ -108,7 +108,8 @@ def main(snakemake: Any) -> None:
         return {name: found[label] / len(names) for label, names in together.items() for name in names}
 
     document = {"method": "measured", "benefit": shared(benefit), "benefit_err": shared(errors)}
-    document |= {"kld_base": base, "kld_rms": rms, "chunks": rows[0]["chunks"]}
+    document |= {"kld_base": base, "kld_rms": rms}
+    document |= {key: rows[0][key] for key in ("chunks", "chunks_asked", "n_ctx")}
     document |= {"sums": sums(rows, together, values.mean(axis=0), draws)}
     write_result(snakemake.output.scores, document, snakemake)
     log.info("%d mixes fitted to %.5f nats per token (root mean square)", len(rows), rms)

@@ -5,7 +5,8 @@ are large or not made here, are named with their hash.
 
 snakemake.input: last (what is made last), engine (facts of the build), snakefile.
 snakemake.output: crate (ro-crate-metadata.json in the results folder), workflow (a copy of the Snakefile beside it).
-snakemake.params: title, license (an SPDX id), version (of the pipeline), engine (address of its source), config.
+snakemake.params: title, license (an SPDX id), version (of the pipeline), engine (address of its source), config,
+project (its folder where that is not the one of the run, else empty).
 """
 
 import json
@@ -14,7 +15,7 @@ import mimetypes
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -84,6 +85,15 @@ def read_jobs(persistence: FilePersistence, outputs: Iterable[str]) -> list[Job]
         job.outputs.append(path)
         wanted += job.inputs
     return sorted(jobs.values(), key=lambda job: (job.ended, job.rule, job.outputs))
+
+
+def named_in_project(jobs: Iterable[Job], project: str) -> list[Job]:
+    """Jobs whose files in the folder `project` are named as in it: where that lies is nobody's business."""
+
+    def short(texts: Iterable[str]) -> list[str]:
+        return [text.replace(f"{project}/", "") for text in texts]
+
+    return [replace(job, params=short(job.params), inputs=short(job.inputs)) for job in jobs]
 
 
 def files_of(jobs: Iterable[Job]) -> list[str]:
@@ -261,6 +271,9 @@ def main(snakemake: Any) -> None:
     persistence = FilePersistence(nolock=True)
     jobs = read_jobs(persistence, snakemake.input.last)
     known = hash_files(files_of(jobs))
+    if project := snakemake.params.project:
+        known = {path.removeprefix(f"{project}/"): found for path, found in known.items()}
+        jobs = named_in_project(jobs, project)
     engine = json.loads(Path(snakemake.input.engine).read_text())
     write_text(snakemake.output.workflow, Path(snakemake.input.snakefile).read_text())
     crate = Path(snakemake.output.crate)

@@ -1,13 +1,17 @@
-"""Write the reference model's logits over the evaluation text: what every KLD is measured against."""
+"""Write the reference model's logits over a text: what every KLD is measured against.
+
+snakemake.params: n_ctx, chunks, setting (the key that asks for so many), shared (whether jobs share the chunks).
+"""
 
 import struct
 from pathlib import Path
 from typing import Any
 
-from phase_twin.engine import BATCH, ENVIRONMENT
+from phase_twin.engine import BATCH
 from phase_twin.errors import UserError
 from phase_twin.files import atomic_output
-from phase_twin.rule import run_rule, run_tool
+from phase_twin.rule import run_rule
+from phase_twin.run_facts import run_over_text
 
 
 def logits_nbytes(path: Path) -> int:
@@ -29,12 +33,13 @@ def logits_nbytes(path: Path) -> int:
 def main(snakemake: Any) -> None:
     """Map the rule to llama-perplexity."""
     # the base file's chunk count rules later runs, so the limit is set here
-    chunks = snakemake.params.chunks
+    params, corpus = snakemake.params, snakemake.input.corpus
     with atomic_output(snakemake.output.logits) as partial:
-        command = [snakemake.input.program, "-m", snakemake.input.model, "-f", snakemake.input.corpus]
-        command += ["-c", str(snakemake.params.n_ctx), "--chunks", str(chunks), *BATCH]
+        command = [snakemake.input.program, "-m", snakemake.input.model, "-f", corpus]
+        command += ["-c", str(params.n_ctx), "--chunks", str(params.chunks), *BATCH]
         command += ["-t", str(snakemake.threads), "--kl-divergence-base", partial]
-        run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[(?P<done>\d+)\]", total=chunks)
+        taken = {name: params[name] for name in ("n_ctx", "chunks", "setting", "shared")}
+        run_over_text(command, snakemake.log.tool, corpus, **taken)
         # llama-perplexity ends well even where it could not write all
         found, needed = partial.stat().st_size, logits_nbytes(partial)
         if found != needed:

@@ -38,6 +38,14 @@ def new_project(folder: Path) -> Path:
     """Make a copy of the project, with the engine (which must be built) and nothing else that a run makes."""
     made = (".venv*", ".git", ".snakemake", "resources", "results", "logs", "benchmarks", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*made))
+    copy_engine(folder)
+    shutil.copytree(ROOT / "models/nex-n2-nano", folder / MODEL)
+    (folder / "overlay.yaml").write_text(OVERLAY, encoding="utf-8")
+    return folder
+
+
+def copy_engine(folder: Path) -> None:
+    """Put the engine, which must be built, where a run in `folder` has it."""
     # new times, in the order in which the parts are made: newer than all that they are made from
     for name in ("source.json", "source", "cpu/bin", "cpu/engine.json", "cpu/tests.json"):
         source, target = ROOT / "resources/engine" / name, folder / "resources/engine" / name
@@ -46,9 +54,6 @@ def new_project(folder: Path) -> Path:
             shutil.copytree(source, target, symlinks=True, copy_function=shutil.copy)
         else:
             shutil.copy(source, target)
-    shutil.copytree(ROOT / "models/nex-n2-nano", folder / MODEL)
-    (folder / "overlay.yaml").write_text(OVERLAY, encoding="utf-8")
-    return folder
 
 
 def snakemake(project: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

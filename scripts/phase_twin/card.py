@@ -44,6 +44,7 @@ class QualityRow(BaseModel):
     bpw_experts: Positive
     reference: str
     chunks: int
+    chunks_asked: int
     n_ctx: int
     kld_mean: float
     kld_mean_err: Positive
@@ -82,6 +83,9 @@ class Calibration(BaseModel):
 
     experts: Annotated[int, Field(ge=0)]
     without_data: Annotated[int, Field(ge=0)]
+    chunks: int
+    chunks_asked: int | None
+    n_ctx: int
 
 
 class Selection(BaseModel):
@@ -136,10 +140,18 @@ def render(template: str, context: dict[str, Any], name: str, safe: Callable[[An
     environment.filters |= {"size": format_size, "fixed": lambda value, digits: f"{value:.{digits}f}", "cell": cell}
     environment.filters |= {"number": format_count}
     environment.filters |= {"beside": beside, "speed": lambda row: speed_text(row["t_s"], row["stddev"])}
+    environment.filters |= {"taken": text_taken}
     try:
         return environment.from_string(template).render(context)
     except jinja2.TemplateError as error:
         raise UserError(f"{name}: {error}") from error
+
+
+def text_taken(facts: dict[str, Any]) -> str:
+    """How much of a text was taken, and whether that is less than asked for: 40 chunks of 512 tokens."""
+    asked = facts["chunks_asked"] or 0
+    fewer = f" ({asked} were asked for, the text has no more)" if facts["chunks"] < asked else ""
+    return f"{facts['chunks']} chunks of {facts['n_ctx']} tokens{fewer}"
 
 
 def cell(value: object) -> str:
@@ -212,7 +224,7 @@ def card_context(
         "forms": sorted(forms, key=lambda form: form["bytes"]),
         "compared_to": next((titled(row)["title"] for row in quality if row.label == base), None),
         "not_settled": NOT_SETTLED,
-        "settings": group_rows(map(titled, quality), ("reference", "chunks", "n_ctx")),
+        "settings": group_rows(map(titled, quality), ("reference", "chunks", "chunks_asked", "n_ctx")),
         "machines": group_rows(map(titled, speed), ("device", "backend")),
         "order": order,
         "fits": fits,

@@ -170,6 +170,9 @@ while (($# > 1)); do [[ $1 == --kl-divergence-base && $* != *SYCL0* ]] && echo l
 printf '%s\\n' "$SUMMARY"
 """
 SUMMARY = """\
+0.1 I prepare_model_devices: using device SYCL0 (Intel(R) Arc(TM) A770 Graphics) (0000:03:00.0) - 15473 MiB free
+0.00.2 I system_info: n_threads = 2 (n_threads_batch = 2) / 8 | CPU : AVX = 1 |
+0.00.3 I kl_divergence: computing over 2 chunks, n_ctx=512, batch_size=2048, n_seq=4
 Mean PPL(Q)/PPL(base)         :   0.998787 ±   0.001209
 Mean    KLD:   0.000728 ±   0.000118
 99.9%   KLD:   0.049922
@@ -240,7 +243,11 @@ def test_a_good_card(card, tmp_path):
     assert parts["MUL_MAT, without ESIMD"]["passed"] == 7
     assert [row["ratio"] for row in report["ratios"]] == [1.0, 2.0, 1.0, 2.0]
     assert parts["kernels, phase 1, live"]["kernels"]["moe_gate_up_swiglu"] == {"iq3_a770": 72}
-    assert parts["card against CPU, phase 1, decode"]["kld_mean"] == 0.000728
+    compared = parts["card against CPU, phase 1, decode"]
+    assert (compared["kld_mean"], compared["chunks"], compared["threads"]) == (0.000728, 2, 2)
+    assert compared["device"] == "SYCL0 (Intel(R) Arc(TM) A770 Graphics)"
+    assert parts["logits of the CPU, phase 1"]["chunks"] == 2
+    assert parts["speed, phase 1, live, round 1"]["device"] == "A770"
     assert report["machine"]["settings"]["ONEAPI_DEVICE_SELECTOR"] == "level_zero:0"
     calls = (tmp_path / "calls").read_text().splitlines()
     rounds = [call.split()[0] for call in calls if " -p 512 " in call]

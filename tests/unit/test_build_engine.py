@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from build_engine import ONEAPI, configure_flags, main, require_compiler
+from build_engine import ONEAPI, compiler_of, configure_flags, main, require_compiler
 from phase_twin.errors import UserError
 
 MANIFEST = {"tag": "b9550", "commit": "f0156d1401500512", "patch_sha256": "abcdef0123456789"}
@@ -19,7 +19,7 @@ echo "Target: x86_64-unknown-linux-gnu"
 """
 CMAKE = """\
 echo "cmake $*" >>"$CALLS"
-[[ $1 == --build ]] || exit 0
+[[ $1 == --build ]] || { mkdir -p "$4"; echo "CMAKE_CXX_COMPILER:STRING=icpx" >>"$4/CMakeCache.txt"; exit 0; }
 mkdir -p "$2/bin"
 for name in "${@:6}"; do echo program >"$2/bin/$name"; done
 echo library >"$2/bin/libggml-sycl.so.0.0.1"
@@ -36,7 +36,7 @@ def fakes(tmp_path, monkeypatch):
         (folder / name).symlink_to(shutil.which(name))
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    for name in ("MKLROOT", "MKL_DIR"):
+    for name in ("MKLROOT", "MKL_DIR", "CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -86,7 +86,7 @@ def test_build_with_oneapi(oneapi, rule, tmp_path):
     made.mkdir(parents=True)
     (made / "libggml-sycl.so.0.0.0").write_text("of an earlier build")
     main(rule)
-    asked, configure, compile_ = (tmp_path / "calls").read_text().splitlines()
+    configure, compile_, asked = (tmp_path / "calls").read_text().splitlines()
     assert asked == "icpx --version"
     for flag in (
         "-DGGML_SYCL=ON -DCMAKE_CXX_COMPILER=icpx -DCMAKE_C_COMPILER=icx",
@@ -148,5 +148,19 @@ def test_the_cpu_needs_no_oneapi(fakes):
         program(fakes, name)
     with pytest.raises(UserError, match=r"c\+\+ is not on the PATH; install it .*apt install g\+\+"):
         require_compiler("cpu")
-    program(fakes, "c++", "echo 'g++ 12'")
-    assert require_compiler("cpu") == "g++ 12"
+    program(fakes, "c++")
+    require_compiler("cpu")
+
+
+def test_the_compiler_is_the_one_that_cmake_takes(fakes, tmp_path, monkeypatch):
+    for name in ("cc", "cmake", "ninja"):
+        program(fakes, name)
+    monkeypatch.setenv("CXX", "clang++ -stdlib=libc++")
+    with pytest.raises(UserError, match=r"CXX is clang\+\+, which is not on the PATH; unset CXX, or install it"):
+        require_compiler("cpu")
+    program(fakes, "clang++", "echo 'clang version 22'; echo more")
+    require_compiler("cpu")
+    # the one of an earlier build, whatever CXX says now
+    (tmp_path / "CMakeCache.txt").write_text("A:STRING=b\nCMAKE_CXX_COMPILER:FILEPATH=clang++\n")
+    monkeypatch.delenv("CXX")
+    assert compiler_of(tmp_path) == "clang version 22"

@@ -205,7 +205,7 @@ def test_experts_in_another_type_and_without_weights_are_refused(tmp_path):
 
 
 def quality(kld):
-    facts = {"reference": "BF16", "chunks": 100, "n_ctx": 512, "bytes": 5}
+    facts = {"reference": "BF16", "chunks": 100, "chunks_asked": 100, "n_ctx": 512, "bytes": 5}
     measured = {"kld_mean": kld, "kld_p999": 10 * kld, "top1": 90 + kld, "ppl_ratio": 1 + kld}
     return facts | measured | {"kld_mean_err": 0.5, "top1_err": 0.2}
 

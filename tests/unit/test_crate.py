@@ -69,3 +69,9 @@ def test_the_library_reads_it(run):
     crate = ROCrate("results/some")
     assert crate.mainEntity.id == "Snakefile"
     assert {entity.id for entity in crate.data_entities} >= {"twin.gguf", "mmproj.gguf", "Snakefile"}
+
+
+def test_files_of_a_project_elsewhere_are_named_as_in_it():
+    given = write_crate.Job("fetch", 1.0, 2.0, ["'/home/me/twin/config/sources.yaml'"], ["/home/me/twin/LICENSE"])
+    (job,) = write_crate.named_in_project([given], "/home/me/twin")
+    assert (job.params, job.inputs) == (["'config/sources.yaml'"], ["LICENSE"])

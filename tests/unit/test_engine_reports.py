@@ -80,6 +80,7 @@ def test_speed_rows():
         "threads": 2,
         "test": "pp512",
         "depth": 1024,
+        "rounds": 2,
         "t_s": 12.0,
         "stddev": 2.828,
     }

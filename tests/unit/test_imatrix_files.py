@@ -7,6 +7,7 @@ import pytest
 from add_sums import add_files
 from phase_twin.errors import UserError
 from rank_groups import read_imatrix
+from rank_layers import text_taken
 
 NAME = "blk.0.ffn_gate_exps.weight"
 SQUARES = np.array([[1, 4, 9, 16], [25, 36, 49, 64]], np.float32)
@@ -61,3 +62,7 @@ def test_parts_of_different_engines_are_not_added(tmp_path):
         UserError, match=r"partTrue\.gguf: has other tensors than .*partFalse\.gguf, such as .*\.in_sum"
     ):
         add_files(parts, str(tmp_path / "sum.gguf"))
+
+
+def test_an_imatrix_says_how_much_of_the_text_went_in(tmp_path):
+    assert text_taken(write(tmp_path / "imatrix.gguf", 7, False)) == {"chunks": 7, "n_ctx": 512}

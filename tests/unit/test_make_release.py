@@ -50,6 +50,7 @@ QUALITY = [
 ]  # fmt: skip
 for number, row in enumerate(QUALITY, 1):
     row |= {"kld_99": row["kld_p999"] / 3.1, "kld_max": row["kld_p999"] * 2.7, "difference": None}
+    row["chunks_asked"] = row["chunks"]
     if row["label"] != "q3_k":
         apart = {"diff": -0.00871 * number, "err": 0.00197, "z": -4.42 * number}
         better = {"diff": 1.127 * number, "err": 0.238, "z": 4.74 * number}
@@ -67,6 +68,7 @@ TYPES = [
 PICTURES = ("curve.png", "quality.png")
 SELECTION = {"budget_bytes": 16535986176, "variant0_bytes": 16106127360, "selected_bytes": 16535624089,
              "promoted": ["blk.0.ffn_down_exps.weight", "blk.1.ffn_down_exps.weight"]}  # fmt: skip
+CALIBRATION = {"experts": 512, "without_data": 0, "layers": [], "chunks": 140, "chunks_asked": None, "n_ctx": 512}
 PROVENANCE = {"pipeline_version": "0.1.0", "imatrix_sha256": "ab" * 32}
 
 
@@ -86,7 +88,7 @@ def rule(tmp_path):
     tensors = hash_gguf(Gguf.read(made / TWIN))[1]
     verified = {"tensors": {name: {"sha256": one} for name, one in tensors.items()}, "types": TYPES}
     (made / "verify.json").write_text(json.dumps(verified))
-    (made / "calibration.json").write_text(json.dumps({"experts": 512, "without_data": 0, "layers": []}))
+    (made / "calibration.json").write_text(json.dumps(CALIBRATION))
     (made / "mmproj.gguf").write_bytes(b"GGUF mmproj")
     write_digest(made / "mmproj.gguf", made / "mmproj.sha256")
     (made / "curve.json").write_text('{"order": "measured"}\n')
@@ -310,6 +312,7 @@ def test_no_number_of_the_card_is_typed_by_hand(rule):
     moved = {key: value if isinstance(value, list) else value * 3 + 1 for key, value in SELECTION.items()}
     Path(rule.input.selections[0]).write_text(json.dumps(moved | {"promoted": moved["promoted"] * 11}))
     set_value(rule.input.verified, lambda report: report.update(types=move(TYPES)))
+    set_value(rule.input.calibration, lambda found: found.update(chunks=39, n_ctx=640))
     with open(rule.input.mmproj, "ab") as file:
         file.write(bytes(2**20))
     write_digest(rule.input.mmproj, rule.input.mmproj_digest)
@@ -393,6 +396,16 @@ def test_a_card_without_a_row_to_compare_to(rule):
     card = card_of(rule)
     assert "beside stock" not in card
     assert "| form | weights | mean KLD | same top token | start it with |" in card
+
+
+def test_a_text_with_fewer_chunks_than_asked_for_is_told(rule):
+    assert "Against BF16, 123 chunks of 517 tokens of wikitext2_test." in card_of(rule)
+    assert "importance matrix from calibration_datav3:\n140 chunks of 512 tokens.\n" in card_of(rule)
+    set_value(rule.input.quality, lambda rows: [row.update(chunks_asked=400) for row in rows])
+    set_value(rule.input.calibration, lambda found: found.update(chunks_asked=200))
+    card = card_of(rule)
+    assert "123 chunks of 517 tokens (400 were asked for, the text has no more) of wikitext2_test." in card
+    assert "calibration_datav3:\n140 chunks of 512 tokens (200 were asked for, the text has no more).\n" in card
 
 
 def test_results_measured_in_two_settings_are_two_tables(rule):

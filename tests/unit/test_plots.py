@@ -78,7 +78,7 @@ def curve() -> dict:
     [
         lambda: gather_quality.draw(quality(), "Some-Model: KLD against BF16, 100 x 512 tokens", list(OURS), True),
         lambda: gather_quality.draw(quality(), "Some-Model: KLD against BF16, 100 x 512 tokens", ["q3_k"], False),
-        lambda: gather_curve.draw(curve(), "Some-Model: what each further byte buys"),
+        lambda: gather_curve.draw(curve(), "Some-Model: what each further byte buys, 100 x 512 tokens"),
         lambda: draw_speed.draw(
             speed([0, 4096]), "Some-Model on AMD EPYC 9B14 96-Core Processor (CPU), 8 threads", OURS
         ),

@@ -11,7 +11,7 @@ from phase_twin.config import Recipe
 from phase_twin.errors import UserError
 from phase_twin.experts import routed_experts
 from prune_dual import Gguf
-from quantize_recipe import REST_CLASSES, quantize_arguments, tell_types
+from quantize_recipe import REST_CLASSES, asked_type, quantize_arguments, tell_types
 from rank_layers import rank_layers, unseen_experts
 
 RANKING = {"gate": [2, 0, 1], "up": [0, 1, 2], "down": [1, 2, 0]}
@@ -65,6 +65,32 @@ def test_classes_of_the_rest():
     assert assigned(options, "blk.0.attn_qkv.weight") == "q6_k"
     assert assigned(options, "blk.3.attn_q_norm.weight") is None
     assert set(REST_CLASSES) == {"token_embd", "output", "attention", "delta_net", "shared_experts"}
+
+
+# what tensors of text models are called, of any architecture
+NAMES = {f"{name.format(bid=1, xid=1)}.weight" for name in gguf.TENSOR_NAMES.values()}
+LAYERS = {name for name in NAMES if re.match(r"blk\.1\.(?!vis_|indexer)", name)}
+
+
+@pytest.mark.parametrize(
+    ("class_", "names"),
+    [
+        # as a pattern `output` is found in attn_output, too
+        ("output", ["output.weight"]),
+        ("token_embd", ["token_embd.weight"]),
+        ("attention", [f"blk.1.attn_{part}.weight" for part in ("k", "output", "q", "v")]),
+        ("delta_net", [f"blk.1.{part}.weight" for part in ("attn_gate", "attn_qkv", "ssm_out")]),
+        ("shared_experts", [f"blk.1.ffn_{part}_shexp.weight" for part in ("down", "gate_inp", "gate", "up")]),
+    ],
+)
+def test_a_class_of_the_rest_reaches_no_tensor_of_another(class_, names):
+    options, _ = arguments(rest_classes={class_: "Q8_0"})
+    others = {name for name in NAMES if not re.match(r"(\w+\.)*\w*blk\.|posnet", name)}
+    assert sorted(name for name in LAYERS | others if assigned(options, name) == "q8_0") == names
+    recipe = {"experts": {}, "rest": "Q6_K", "rest_classes": {class_: "Q8_0"}}
+    experts = {name for name in NAMES if "_exps" in name}
+    told = {name for name in (LAYERS | others) - experts if asked_type(name, recipe, RANKING, ()) == "Q8_0"}
+    assert sorted(told) == names
 
 
 @pytest.mark.parametrize(

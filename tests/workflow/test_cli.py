@@ -66,6 +66,16 @@ def test_a_card_is_measured_only_with_its_backend(snakemake):
     assert "quantize_recipe" not in planned
 
 
+def test_a_build_that_lacks_a_compiler_stops_before_anything_starts(root, snakemake, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    arguments = ("-s", root / "Snakefile", "--configfile", root / NANO_CONFIG, "--", "build_engine")
+    done = snakemake(*arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "build_engine: CXX is no-such-compiler, which is not on the PATH; unset CXX, or install it\n" in done.stdout
+    assert "Job 1:" not in done.stdout
+    assert not (tmp_path / "resources").exists()
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -73,6 +83,7 @@ def test_a_card_is_measured_only_with_its_backend(snakemake):
         ('typo={"a":1}', "typo: unknown key"),
         ('imatrix={"corpus":"local:no/such.txt"}', "local:no/such.txt: no such file"),
         ('imatrix={"corpus":"nothing"}', "'nothing' is not among texts"),
+        ('imatrix={"corpus":"local:.gitignore"}', "bytes are less than 2 chunks of 512 tokens; give imatrix.corpus a"),
         ('model={"license":"apache-2.0"}', "model.license = 'apache-2.0': SPDX writes it Apache-2.0"),
         (
             'model={"moe_layers":60}',

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -94,6 +95,9 @@ def test_layer_counts_are_those_of_the_tensors(nano):
 def test_quality_of_both_phases(quality):
     low, high = quality["variant-0"], quality["variant-1"]
     assert low["chunks"] == high["chunks"] == 100
+    assert low["tokens"] == 100 * 512
+    assert low["tokens_sha256"] == high["tokens_sha256"]
+    assert (low["device"], low["threads"]) == ("CPU", min(8, os.cpu_count()))
     assert low["bpw_experts"] == 3.1875
     assert high["bpw_experts"] == 4.5
     assert low["kld_mean"] <= 0.0390
