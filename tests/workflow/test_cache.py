@@ -39,7 +39,7 @@ def cache(tmp_path_factory):
 def second(nano, cache, checkout, snakemake, tmp_path_factory) -> Path:
     """A run from scratch in another folder, on one core, that fills the cache.
 
-    The order and the twin stay out: a run on a cluster makes them again, one thread a job (tests/slurm).
+    The measured order stays out, which takes minutes: that threads change no measurement is tested by itself.
     """
     folder = checkout(tmp_path_factory.mktemp("second") / "project")
     shutil.rmtree(folder / "resources/engine/cpu")  # the engine is built there, too
