@@ -113,6 +113,9 @@ lock:
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/dev.in -o envs/dev.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/cluster.in -o envs/cluster.lock
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/validator.in -o envs/validator.lock
+	for client in mistralrs transformers xllamacpp; do \
+		uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate --excludes envs/clients/apart.txt envs/clients/$$client.in -o envs/clients/$$client.lock; \
+	done
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package intel-openmp toolchain/sycl/requirements.in -o toolchain/sycl/requirements.lock
 	dev/run write_generated
 

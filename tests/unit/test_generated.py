@@ -18,7 +18,8 @@ def test_yaml_files_point_at_the_schema(root):
 
 
 def test_locks_pin_every_direct_dependency_with_hashes(root):
-    for name in ("pipeline", "dev", "cluster", "validator"):
+    clients = [f"clients/{path.stem}" for path in (root / "envs/clients").glob("*.in")]
+    for name in ("pipeline", "dev", "cluster", "validator", *clients):
         lock = (root / f"envs/{name}.lock").read_text()
         wanted = {package.lower() for package in direct((root / f"envs/{name}.in").read_text())}
         assert wanted <= {package.lower() for package in pins(lock)}
