@@ -21,6 +21,7 @@ from phase_twin.files import write_text
 from phase_twin.machine import describe_machine, hidden
 from phase_twin.rule import run_rule, run_tool
 from phase_twin.run_facts import TELL_DEVICES, chunks_taken, devices_and_threads, refuse_short, require_card
+from prune_dual import Card, choose
 
 log = logging.getLogger("phase_twin")
 
@@ -104,6 +105,10 @@ def list_devices(tool: Tool, bench: str) -> dict[str, Any]:
     devices = arc.parse_devices(tool.run(bench, "--list-devices"))
     if arc.DEVICE not in {device["name"] for device in devices}:
         raise arc.PartError(f"the engine sees no {arc.DEVICE}; is the card listed by sycl-ls?", {"devices": devices})
+    cards = [card.device for card in choose([Card(it["description"], None, device=it["name"]) for it in devices])]
+    if arc.DEVICE not in cards and cards:
+        told = f"{arc.DEVICE} is integrated graphics beside {cards[0]}; hide it with ONEAPI_DEVICE_SELECTOR"
+        raise arc.PartError(told, {"devices": devices})
     return {"devices": devices}
 
 

@@ -80,6 +80,14 @@ def test_parts_print_what_one_run_prints(run, compare, parts):
     assert summary(merge(run, *parts[:2])) == summary(compare("--chunks", 4))
 
 
+def test_threads_change_no_value(compare, tmp_path):
+    """Which order is measured does not depend on the machine's cores."""
+    one, more = (tmp_path / str(count) for count in (1, 3))
+    for path in (one, more):
+        compare("--chunks", 2, "-t", path.name, "-o", path)
+    assert one.read_bytes() == more.read_bytes()
+
+
 def test_logits_of_a_range_are_those_of_the_whole(write_logits, logits, tmp_path):
     whole, cut = logits.read_bytes(), write_logits(tmp_path / "cut.kld", "--from-chunk", 2, "--chunks", 2)
     assert struct.unpack_from("<III", cut, 8) == (N_CTX, N_VOCAB, 2)

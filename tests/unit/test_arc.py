@@ -300,6 +300,14 @@ def test_without_a_card_the_report_says_what_is_there(card, monkeypatch):
     assert parts["sycl-ls"]["status"] == "passed"
 
 
+def test_integrated_graphics_are_not_put_to_the_test_beside_a_card(card, monkeypatch):
+    monkeypatch.setenv("DEVICES", DEVICES.replace("SYCL0", "SYCL2").replace("SYCL1", "SYCL0"))
+    with pytest.raises(UserError, match="1 of 4 parts failed"):
+        measure_arc.main(card)
+    error = "SYCL0 is integrated graphics beside SYCL2; hide it with ONEAPI_DEVICE_SELECTOR"
+    assert report_of(card)[1]["devices"]["error"] == error
+
+
 def test_a_phase_that_does_not_fit_is_no_failure(card, monkeypatch):
     monkeypatch.setenv("DEVICES", DEVICES.replace("15473 MiB, 15473", "5 MiB, 5"))
     measure_arc.main(card)
