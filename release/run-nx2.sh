@@ -15,8 +15,8 @@ usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto 
   --sm on     the large phase (variant 1), its layers split over all devices by their free memory
   --sm auto   on with two or more devices, off with one, the small phase on the CPU with none (default)
   --budget-mib N   small tensors, the most important ones large, within N MiB of weights
-  --vram-gib V     the same for a card of V GiB, or several in the engine's order: 16,12; auto takes the cards that the
-                   engine lists. Counts caches and buffers too; needs Python with the package gguf
+  --vram-gib V     the same for a card of V GiB, or several in the engine's order: 16,12; auto takes what is free
+                   of the cards that the engine lists. Counts caches and buffers too; needs Python with the package gguf
   --ctx N          tokens of context that --vram-gib plans for, and the engine takes (8192)
   --print     show the command instead of running it
 
@@ -131,7 +131,8 @@ fitting_options() {
     # it says itself what else it misses
     local engine=()
     if [[ $1 == auto && -n $lists ]]; then
-        engine=(--engine "$tool")
+        # it is started now, beside what holds memory now
+        engine=(--engine "$tool" --free)
         [[ -z $asked ]] || engine+=(-dev "$asked")
     fi
     "$python" "$here/prune-dual.py" --dual "$model" --vram-gib "$1" "${engine[@]}" ${2:+--ctx "$2"} --engine-flags

@@ -330,6 +330,27 @@ def test_detected_cards_are_named(twin, tmp_path, caplog, monkeypatch):
     assert "found Some card, 16.00 GiB (nvidia-smi)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("options", "devices", "shares"),
+    [([], "CUDA0,CUDA1", 2), (["--free"], "CUDA0", 0), (["-dev", "Vulkan0,CUDA0"], "Vulkan0,CUDA0", 2)],
+)
+def test_the_cards_are_the_engines(tmp_path, capsys, options, devices, shares):
+    program = tmp_path / "llama-server"
+    lines = ("CUDA0: Big (24077 MiB, 23600 MiB free)", "CUDA1: Small (11909 MiB, 100 MiB free)")
+    lines += ("Vulkan0: Intel(R) UHD Graphics 770 (30000 MiB, 29000 MiB free)",)
+    program.write_text("#!/bin/sh\necho 'Available devices:'\n" + "".join(f"echo '  {line}'\n" for line in lines))
+    program.chmod(0o755)
+    twin = gguf_files.nex_n2_mini(tmp_path / "mini.gguf", twin=True)
+    arguments = ["--dual", str(twin), "--vram-gib", "auto", "--engine", str(program), *options, "--engine-flags"]
+    assert main(arguments) == 0
+    words = capsys.readouterr().out.split()
+    assert words[words.index("-dev") + 1] == devices
+    split = [float(share) for share in words[words.index("-ts") + 1].split(",")] if "-ts" in words else []
+    assert len(split) == shares
+    # the larger one, which is the first, has the larger share
+    assert split == sorted(split, reverse=True)
+
+
 def test_an_old_python_is_told(tmp_path, root):
     (tmp_path / "prune-dual.py").write_bytes(the_tool(root))
     code = "import sys; sys.version_info = (3, 8); import runpy; runpy.run_path('prune-dual.py', run_name='__main__')"

@@ -115,30 +115,38 @@ def plan_for(twin: Twin, args: argparse.Namespace) -> Plan:
     The engine takes whole MiB, so a plan that it is to carry out keeps to them.
     """
     devices: Sequence[str] = ()
+    reserve = _bytes(args.reserve_gib)
     if args.vram_gib == "auto":
-        cards, devices = _find_cards(args)
+        cards, every = _find_cards(args)
         for card in cards:
-            log.info("found %s, %s (%s)", card.name, amount(card.total or 0), card.source)
+            left = f", {amount(card.free)} free" if args.free and card.free is not None else ""
+            log.info("found %s, %s%s (%s)", card.name, amount(card.total or 0), left, card.source)
         sizes = card_sizes(cards, free=args.free)
+        if cards[0].device and min(sizes) <= reserve < max(sizes):
+            full = ", ".join(card.name for card, size in zip(cards, sizes, strict=True) if size <= reserve)
+            log.warning("%s: nothing left after the reserve, left out", full)
+            cards = [card for card, size in zip(cards, sizes, strict=True) if size > reserve]
+            sizes, every = card_sizes(cards, free=args.free), False
+        if len(cards) > 1 or not every:
+            devices = [card.device for card in cards if card.device]
     else:
         sizes = [_bytes(part) for part in args.vram_gib.split(",")]
-    found = plan(twin, sizes, _settings(args), _bytes(args.reserve_gib), MIB if args.engine_flags else 1)
+    found = plan(twin, sizes, _settings(args), reserve, MIB if args.engine_flags else 1)
     return replace(found, devices=devices)
 
 
-def _find_cards(args: argparse.Namespace) -> tuple[list[Card], Sequence[str]]:
-    """The cards, and the engine's names of them where it has to be told."""
+def _find_cards(args: argparse.Namespace) -> tuple[list[Card], bool]:
+    """The cards, and whether the engine would take just these by itself."""
     if args.engine is not None:
         listed = listed_cards(args.engine, args.dev, run_tool, detect)
         if listed:
-            cards, all_of_them = listed
-            if not cards:
+            if not listed[0]:
                 raise GgufError(f"{args.engine} lists no graphics card that counts; pass the size: --vram-gib 16")
-            return cards, [card.device for card in cards] if len(cards) > 1 or not all_of_them else ()
+            return listed
         if args.dev:
             raise GgufError(f"{args.engine} does not list its devices, so -dev {','.join(args.dev)} says nothing")
         log.warning("%s does not list its devices, so drivers are asked", args.engine)
-    return visible(detect(), os.environ), ()
+    return visible(detect(), os.environ), True
 
 
 def card_fits(twin: Twin, args: argparse.Namespace) -> Callable[[int], Selection]:

@@ -225,10 +225,10 @@ def test_run_fitted_to_the_cards_that_the_engine_lists(release, fakes):
     program(fakes, "python3", "printf '%s|' \"$@\" >&2; echo '-c 4096 -dev SYCL0 -sm layer -ts 20.5,20.5'")
     engine_lists(fakes, ARC, UHD)
     done = run(release / "run-nx2.sh", "--vram-gib", "auto", "--print", path=fakes)
-    assert f"|--vram-gib|auto|--engine|{fakes}/llama-server|--engine-flags|" in done.stderr
+    assert f"|--vram-gib|auto|--engine|{fakes}/llama-server|--free|--engine-flags|" in done.stderr
     assert shlex.split(done.stdout)[3:] == shlex.split("-c 4096 -dev SYCL0 -sm layer -ts 20.5,20.5 -ngl 999")
     done = run(release / "run-nx2.sh", "--vram-gib", "auto", "--print", "--", "-dev", "SYCL0,SYCL1", path=fakes)
-    assert f"|--engine|{fakes}/llama-server|-dev|SYCL0,SYCL1|--engine-flags|" in done.stderr
+    assert f"|--engine|{fakes}/llama-server|--free|-dev|SYCL0,SYCL1|--engine-flags|" in done.stderr
     # sizes are given in the engine's order, one for each of its cards
     done = run(release / "run-nx2.sh", "--vram-gib", "16,12", "--print", path=fakes)
     assert (done.returncode, done.stderr) == (
