@@ -231,6 +231,7 @@ dots1 = another_class(
     n_routed_experts=8,
     n_shared_experts=1,
     routed_scaling_factor=1.0,
+    scoring_func="sigmoid",
     norm_topk_prob=True,
 )
 

@@ -250,6 +250,12 @@ def check_experts(checkpoint: Checkpoint, expected: Sequence[int]) -> None:
             f"{folder}: layer {dense[0]} has no routed experts, but those before and behind it have; "
             "a twin can be made only where layers without them come first"
         )
+    everywhere = checkpoint.model_class.startswith(EXPERTS_IN_EVERY_LAYER)
+    if everywhere and layers[0]:
+        raise UserError(
+            f"{folder}: layer 0 has no routed experts, without which the engine does not load "
+            f"a {checkpoint.model_class}"
+        )
     if layers != list(expected):
         raise UserError(
             f"{folder}: routed experts are in layers {layers[0]} to {layers[-1]}, model.moe_layers and dense_layers "
@@ -275,12 +281,7 @@ def check_experts(checkpoint: Checkpoint, expected: Sequence[int]) -> None:
                     f"{folder}: layer {layer} has {len(numbers)} experts, config.json says {wanted}; "
                     "download config.json again"
                 )
-    if checkpoint.model_class.startswith(EXPERTS_IN_EVERY_LAYER):
-        if layers[0]:
-            raise UserError(
-                f"{folder}: layer 0 has no routed experts, without which the engine does not load "
-                f"a {checkpoint.model_class}"
-            )
+    if everywhere:
         shared = {int(LAYER.search(name)[1]) for name in checkpoint.text_names if ".shared_expert." in name}
         if lacking := set(layers) - shared:
             raise UserError(

@@ -126,7 +126,7 @@ SHAPES = {
     "no experts": (without("experts."), "no tensor of routed experts"),
     "dense first layer": (
         without("layers.0.mlp.experts"),
-        "routed experts are in layers 1 to 1, .* say 0 to 1; set model.moe_layers: 1, dense_layers: 1",
+        "layer 0 has no routed experts, without which the engine does not load a Qwen3_5Moe",
     ),
     "an expert": (without("layers.1.mlp.experts.2"), r"layer 1 has no \w+ of expert 2, though config\.json says 3"),
     "more experts": (says(num_experts=2), r"layer 0 has 3 experts, config\.json says 2"),
@@ -158,6 +158,13 @@ def test_a_head_that_is_not_there(tmp_path):
     write(tmp_path, change=says(mtp_num_hidden_layers=1))
     with pytest.raises(UserError, match=r"no weights of an MTP head, .* set model\.mtp: drop$"):
         look_at(tmp_path, range(LAYERS), tower=True, head=True)
+
+
+def test_dense_layers_come_first(tmp_path):
+    folder = write(tmp_path, change=without("layers.0.mlp.experts"), model_class="Dots1ForCausalLM")
+    look_at(folder, range(1, LAYERS), tower=False)
+    with pytest.raises(UserError, match=r"in layers 1 to 1, .* say 0 to 1; set model\.moe_layers: 1, dense_layers: 1$"):
+        look_at(folder, range(LAYERS), tower=False)
 
 
 def test_layers_other_than_set(tmp_path):
