@@ -228,7 +228,7 @@ import sys, time
 sys.path.insert(0, "prune-dual.py")
 from prune_dual import cli
 from prune_dual.container import writing
-writing._copy = lambda *_: time.sleep(60)
+writing._copy = lambda *_: print("copying", flush=True) or time.sleep(60)
 sys.exit(cli.main(sys.argv[1:]))
 """
     gguf_files.small_twin(tmp_path / "twin.gguf")
@@ -241,9 +241,11 @@ sys.exit(cli.main(sys.argv[1:]))
         # a job in the background of a shell is started deaf to it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
-    while files(tmp_path) == before and process.poll() is None:
-        time.sleep(0.002)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed_ctrl_c, **pipes)
+    while "copying" not in process.stdout.readline():
+        assert process.poll() is None
+    assert files(tmp_path) != before
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
