@@ -59,6 +59,15 @@ if workflow.is_main_process:
     clear_stale_locks(Path(".snakemake"))
 
 
+def refuse_what_is_no_folder():
+    """Refuse a file, or a link that leads nowhere, in the place of a folder that a run fills."""
+    for path in ("results", "resources", "logs", results(""), model_resources("")):
+        if os.path.lexists(path.rstrip("/")) and not os.path.isdir(path):
+            raise WorkflowError(
+                f"{Path.cwd() / path} is no folder, nor a link to one: move it away"
+            )
+
+
 def refuse_hopeless_start():
     """Refuse where another run is at work, whatever became of Snakemake's lock, or where nothing can be written."""
     try:
@@ -176,6 +185,7 @@ def look_at_texts():
 
 
 try:
+    refuse_what_is_no_folder()
     HAS_TOWER = has_tower()
     if workflow.is_main_process:
         refuse_future(watched_files())
