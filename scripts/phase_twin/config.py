@@ -6,7 +6,10 @@ import json
 import re
 from typing import Annotated, Any, Literal, get_args
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prune_dual.container.tensor_types import BLOCK_SIZES, NAMES
 
 from .engine import N_BATCH
 from .errors import UserError
@@ -20,6 +23,7 @@ QuantType = Literal[
 ]  # fmt: skip
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 RestType = Literal["Q6_K", "Q8_0"]
+TYPE_IDS = {name: kind for kind, name in NAMES.items()}
 RestClass = Literal["token_embd", "output", "attention", "delta_net", "shared_experts"]
 
 
@@ -131,6 +135,12 @@ class ExpertTypes(_Strict):
         return self
 
 
+def _bits(quant_type: str) -> float:
+    """Bits per weight of a type."""
+    block, nbytes = BLOCK_SIZES[TYPE_IDS[quant_type]]
+    return 8 * nbytes / block
+
+
 class Recipe(_Strict):
     """The types of one variant, by tensor class."""
 
@@ -161,6 +171,14 @@ class Recipe(_Strict):
     def uses(self, quant_type: str) -> bool:
         """Whether some expert tensors are of this type."""
         return any(quant_type in (types["type"], types["raised"]) for types in self.experts.values())
+
+    def expert_bits(self, layers: int) -> float:
+        """Bits per weight of the experts in a model with so many layers of them."""
+        bits = 0.0
+        for types in self.experts.values():
+            raised = types["top"] or len(types["layers"] or ())
+            bits += _bits(types["type"]) * (layers - raised) + _bits(types["raised"] or types["type"]) * raised
+        return bits / layers / len(self.experts)
 
     @property
     def needs_covariance(self) -> bool:
@@ -197,6 +215,8 @@ class PruneTarget(_Strict):
     def _one_budget(self) -> "PruneTarget":
         if (self.vram_gib is None) == (self.budget_mb is None):
             raise ValueError("give vram_gib or budget_mb, one of the two")
+        if self.vram_gib is not None and self.vram_gib <= self.reserve_gib:
+            raise ValueError(f"reserve_gib {self.reserve_gib:g} leaves nothing of vram_gib {self.vram_gib:g}")
         return self
 
 
@@ -278,12 +298,22 @@ class Disk(_Strict):
     )
 
 
+def _is_repository(name: str) -> str:
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"), AfterValidator(_is_repository)]
+
+
 class Release(_Strict):
     """The release folder beyond its content."""
 
     sign: Signing | None = Field(description="who signs manifest.json; null = nobody")
-    repo: str | None = Field(
-        pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$",
+    repo: Repository | None = Field(
         description="OWNER/NAME on the Hugging Face hub, for `snakemake release_upload`; null = not uploaded",
     )
     private: bool = Field(description="make a repository that does not exist yet a private one")
@@ -340,10 +370,36 @@ class Config(_Strict):
                 )
         if low.experts == high.experts:
             raise ValueError("variants: both have the same expert types, so there is nothing to promote")
+        bits = [recipe.expert_bits(self.model.moe_layers) for recipe in self.variants]
+        if bits[1] <= bits[0]:
+            raise ValueError(
+                f"variants: experts have {bits[0]:.2f} bits in variant 0 and {bits[1]:.2f} in variant 1, "
+                "so nothing would be promoted: the small variant comes first"
+            )
         names = [target.name for target in self.prune_targets]
+        rows = {f"variant-{number}" for number in range(len(self.variants))}
+        # rows of the tables, and the twin's file
+        if reserved := {"twin", *rows} & {*names} | rows & {*self.bench.compare}:
+            raise ValueError(f"the name {min(reserved)!r} is taken: give the prune target or recipe another one")
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"prune_targets: the name {name!r} is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def _raised_layers_are_there(self) -> "Config":
+        # of other recipes of the study once they are made
+        recipes = {f"variants.{number}": recipe for number, recipe in enumerate(self.variants)}
+        recipes |= {f"study.recipes.{name}": self.study.recipes.get(name) for name in self.bench.compare}
+        there = self.model.expert_layers
+        for key, recipe in recipes.items():
+            for part, types in recipe.experts.items() if recipe else ():
+                if lacking := set(types["layers"] or ()) - set(there):
+                    raise ValueError(
+                        f"{key}.{part} raises layer {min(lacking)}, but experts are in layers {there[0]} to {there[-1]}"
+                    )
+                if (types["top"] or 0) > len(there):
+                    raise ValueError(f"{key}.{part} raises {types['top']} layers, but {len(there)} have experts")
         return self
 
     @model_validator(mode="after")
