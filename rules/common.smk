@@ -36,7 +36,7 @@ from phase_twin.errors import UserError
 from phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from phase_twin.series import read_series
 from phase_twin.sources import load_sources
-from phase_twin.text_length import look_at_text, text_uses
+from phase_twin.text_length import look_at_text, not_utf8, text_uses
 
 # also a param of what a cache between workflows may keep: it must not outlive a change of ours
 from phase_twin.version import VERSION
@@ -177,7 +177,11 @@ def has_tower():
 
 
 def look_at_texts():
-    """Refuse or warn of texts that are too short; those that are still to be downloaded are counted at first use."""
+    """Refuse or warn of texts that are too short or no UTF-8; those to be downloaded are counted at first use."""
+    texts = {text_path(use.corpus) for use in text_uses(CFG)}
+    for path in filter(os.path.isfile, sorted(texts)):
+        if told := not_utf8(Path(path)):
+            logger.warning(told)
     for use in text_uses(CFG):
         path = Path(text_path(use.corpus))
         if path.exists() and (told := look_at_text(path, use)):
