@@ -15,7 +15,8 @@ from .engine import N_BATCH
 from .errors import UserError
 from .licenses import spdx_spelling
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+MAX_NAME = 100  # characters: file systems take 255 bytes for a name, and others are added
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)]
 # names as llama-quantize takes them
 QuantType = Literal[
     "IQ3_A770", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL",
@@ -41,7 +42,11 @@ class Model(_Strict):
     """Which checkpoint, and what its products are called."""
 
     name: Name = Field(description="folder under results/")
-    title: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="stem of the file names; general.name")
+    title: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=MAX_NAME,
+        description="stem of the file names; general.name",
+    )
     checkpoint: str = Field(description="an entry of checkpoints in sources.yaml, or local:PATH")
     license: Annotated[str, AfterValidator(_is_spdx)] = Field(description="licence of the weights, an SPDX id")
     tokenizer_pre: str | None = Field(description="pre-tokenizer to use where the converter does not know the hash")
@@ -51,7 +56,9 @@ class Model(_Strict):
     mtp: Literal["drop", "keep"] = Field(
         default="drop", description="an MTP head's weights: leave them out, or store them at Q8_0"
     )
-    bf16_gib: float = Field(gt=0, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for")
+    bf16_gib: float = Field(
+        gt=0, lt=1e6, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for"
+    )
     moe_layers: int = Field(ge=1, description="layers with routed experts; checked against the tensors")
     dense_layers: int = Field(default=0, ge=0, description="layers without, which stand before them; checked too")
 
@@ -204,7 +211,7 @@ class PruneTarget(_Strict):
     """One right-sized file; give vram_gib or budget_mb."""
 
     name: Name = Field(description="part of the file name and of the target prune_NAME")
-    vram_gib: float | None = Field(default=None, gt=0, description="memory of the card in GiB")
+    vram_gib: float | None = Field(default=None, gt=0, lt=10000, description="memory of the card in GiB")
     reserve_gib: float = Field(default=0.5, ge=0, description="GiB of it for driver, kernels and scratch")
     ctx: int = Field(default=8192, ge=1, description="tokens of context that the card has room for")
     cache_type_k: CacheType = Field(default="f16", description="type of the K cache")

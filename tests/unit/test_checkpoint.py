@@ -221,5 +221,12 @@ def test_a_tokenizer_that_the_converter_does_not_know(tmp_path, root):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"set model\.tokenizer_pre$"):
         run_converter(said, tmp_path / "log", tmp_path)
+    for line in (
+        "unsupported: Quant method is not yet supported: 'awq'",
+        "ERROR:hf-to-gguf:Model Foo is not supported",
+    ):
+        reason = re.escape(line.replace("unsupported: ", "").replace("ERROR:hf-to-gguf:", ""))
+        with pytest.raises(UserError, match=rf"^{tmp_path}: llama\.cpp's converter cannot read it: {reason}; where"):
+            run_converter(["sh", "-c", f'echo "{line}"; exit 1'], tmp_path / "log", tmp_path)
     with pytest.raises(UserError, match="sh failed"):
         run_converter(["sh", "-c", "exit 1"], tmp_path / "log", tmp_path)

@@ -101,6 +101,10 @@ def raised(which):
             {"bench": {"compare": ["x"], "compare_to": "x"}, "study": {"recipes": {"x": raised({"layers": [0, 40]})}}},
             ["study.recipes.x.down raises layer 40, but experts are in layers 0 to 39"],
         ),
+        ({"model": {"title": "x" * 101}}, ["model.title", "at most 100 characters"]),
+        ({"model": {"name": "x" * 101}}, ["model.name", "at most 100 characters"]),
+        ({"model": {"bf16_gib": float("inf")}}, ["model.bf16_gib = inf"]),
+        ({"prune_targets": [{"name": "x", "vram_gib": float("inf")}]}, ["prune_targets.0.vram_gib = inf"]),
         ({"prune_targets": [{"name": "twin", "budget_mb": 3}]}, ["the name 'twin' is taken"]),
         ({"prune_targets": [{"name": "variant-1", "budget_mb": 3}]}, ["the name 'variant-1' is taken"]),
         (
