@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Build the patched llama.cpp that reads this model. BUILD.md tells more.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh FILE
 set -euo pipefail
+unset CDPATH # it lets cd print, and go elsewhere
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 patch=$here/llama.cpp-turbo-phase-twin.patch

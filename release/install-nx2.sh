@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Cut the twin to one file that fits a card, and write a launcher for it. From an address, only what goes into that file
 # is fetched. A step that was done before is not done again, so that an interrupted run goes on when it is repeated.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh FILE
 set -euo pipefail
+unset CDPATH # it lets cd print, and go elsewhere
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 dual=$here/'{{ twin.name }}'
@@ -67,6 +69,7 @@ launcher_text() {
 # Start the engine on the fitted file as it was fitted for; arguments go to the engine and win over that. NX2_* work
 # as in run-nx2.sh.
 # shellcheck disable=SC1091
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 EOF
     printf 'model=%q\n' "$out"
@@ -112,7 +115,7 @@ find_python() {
 while (($#)); do
     case $1 in
         --vram-gib | --ctx | --dual | --out)
-            (($# > 1)) || fail "$1 needs a value"
+            [[ -n ${2-} ]] || fail "$1 needs a value"
             case $1 in
                 --vram-gib) vram=$2 ;;
                 --ctx) ctx=$2 ;;
@@ -172,8 +175,8 @@ fi
 suffix=fitted
 [[ -z $vram ]] || suffix=${vram//,/+}gib
 [[ -n $out ]] || out=${name%.gguf}-$suffix.gguf
-folder=$(cd "$(dirname "$out")" && pwd -P) || fail "the folder of $out does not exist"
-out=$folder/$(basename "$out")
+folder=$(cd -- "$(dirname -- "$out")" && pwd -P) || fail "the folder of $out does not exist"
+out=$folder/$(basename -- "$out")
 launcher=$folder/run-$(basename "$out" .gguf).sh
 
 python=$(find_python)

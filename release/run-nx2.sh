@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Start the engine on the twin in one of its phases, or as much of the large one as fits.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh FILE
 set -euo pipefail
+unset CDPATH # it lets cd print, and go elsewhere
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 twin='{{ twin.name }}'
@@ -146,16 +148,17 @@ print=
 while (($#)); do
     case $1 in
         --sm)
-            (($# > 1)) || fail "--sm needs a value: off, on or auto"
+            [[ -n ${2-} ]] || fail "--sm needs a value: off, on or auto"
             phase=$2
             shift 2
             ;;
         --sm=*)
             phase=${1#--sm=}
+            [[ -n $phase ]] || fail "--sm needs a value: off, on or auto"
             shift
             ;;
         --budget-mib | --vram-gib | --ctx)
-            (($# > 1)) || fail "$1 needs a value"
+            [[ -n ${2-} ]] || fail "$1 needs a value"
             case $1 in
                 --budget-mib) budget=$2 ;;
                 --vram-gib) vram=$2 ;;

@@ -36,7 +36,7 @@ from phase_twin.errors import UserError
 from phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from phase_twin.series import read_series
 from phase_twin.sources import load_sources
-from phase_twin.text_length import look_at_text, text_uses
+from phase_twin.text_length import look_at_text, not_utf8, text_uses
 
 # also a param of what a cache between workflows may keep: it must not outlive a change of ours
 from phase_twin.version import VERSION
@@ -57,6 +57,15 @@ except UserError as error:
 # jobs on other machines are part of a run that holds the lock
 if workflow.is_main_process:
     clear_stale_locks(Path(".snakemake"))
+
+
+def refuse_what_is_no_folder():
+    """Refuse a file, or a link that leads nowhere, in the place of a folder that a run fills."""
+    for path in ("results", "resources", "logs", results(""), model_resources("")):
+        if os.path.lexists(path.rstrip("/")) and not os.path.isdir(path):
+            raise WorkflowError(
+                f"{Path.cwd() / path} is no folder, nor a link to one: move it away"
+            )
 
 
 def refuse_hopeless_start():
@@ -168,7 +177,11 @@ def has_tower():
 
 
 def look_at_texts():
-    """Refuse or warn of texts that are too short; those that are still to be downloaded are counted at first use."""
+    """Refuse or warn of texts that are too short or no UTF-8; those to be downloaded are counted at first use."""
+    texts = {text_path(use.corpus) for use in text_uses(CFG)}
+    for path in filter(os.path.isfile, sorted(texts)):
+        if told := not_utf8(Path(path)):
+            logger.warning(told)
     for use in text_uses(CFG):
         path = Path(text_path(use.corpus))
         if path.exists() and (told := look_at_text(path, use)):
@@ -176,6 +189,7 @@ def look_at_texts():
 
 
 try:
+    refuse_what_is_no_folder()
     HAS_TOWER = has_tower()
     if workflow.is_main_process:
         refuse_future(watched_files())

@@ -7,7 +7,7 @@ from build_engine import require_compiler
 from phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
 from test_instruction_sets import require_machine
 
-# rule -> raises a UserError where this machine lacks what its job needs to compile
+# rule -> raises a UserError where this machine lacks what its job needs
 TOOLS = {}
 TOOLS["build_engine"] = TOOLS["build_stream_read"] = partial(require_compiler, "cpu")
 TOOLS["build_engine_sycl"] = partial(require_compiler, "sycl")

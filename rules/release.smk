@@ -1,6 +1,9 @@
 # Requires: everything a release shows or carries.
 # Makes: results/MODEL/release, ready to upload.
 from phase_twin.licenses import cannot_carry
+from phase_twin.signing import require_signer
+
+TOOLS["make_release"] = partial(require_signer, CFG.release.sign)
 
 
 def text_name(reference):

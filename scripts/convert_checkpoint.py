@@ -13,7 +13,7 @@ from phase_twin.errors import UserError
 from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import run_rule, run_tool
 from prune_dual import Gguf
-from run_converter import REFUSED
+from run_converter import REFUSED, UNSUPPORTED
 
 log = logging.getLogger("phase_twin")
 
@@ -31,7 +31,7 @@ def converter_environment(tree: Path) -> dict[str, str]:
 
 
 def run_converter(command: list[str | Path], tool_log: str, checkpoint: Path, **options: Any) -> None:
-    """Run the converter; what it refuses of a tokenizer is one line, with the setting that mends it.
+    """Run the converter; what it refuses is one line, with the setting that mends it where there is one.
 
     Raises
     ------
@@ -41,6 +41,11 @@ def run_converter(command: list[str | Path], tool_log: str, checkpoint: Path, **
     try:
         run_tool(command, tool_log, **options)
     except UserError as error:
+        if lacking := re.search(rf"^ *(?:{UNSUPPORTED}|ERROR:hf-to-gguf:(?=Model ))(.*)$", str(error), re.MULTILINE):
+            raise UserError(
+                f"{checkpoint}: llama.cpp's converter cannot read it: {lacking[1]}; "
+                "where weights are quantized, take the checkpoint in BF16"
+            ) from error
         reason = re.search(rf"^ *{REFUSED}(.*)$", str(error), re.MULTILINE)
         if not reason:
             raise

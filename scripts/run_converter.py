@@ -13,6 +13,8 @@ from phase_twin.checkpoint import TOWER
 
 # begins the line of what is refused here: the whole message, whatever the converter said before
 REFUSED = "refused: "
+# begins that of what the converter has no code for
+UNSUPPORTED = "unsupported: "
 
 
 def find_tower() -> None:
@@ -53,7 +55,10 @@ def main(argv: list[str]) -> None:
     find_tower()
     script = str(Path(tree) / "convert_hf_to_gguf.py")
     sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except NotImplementedError as error:
+        sys.exit(f"{UNSUPPORTED}{' '.join(str(error).split()) or 'it does not say what'}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Only heads of the files of weights are read: names, shapes and offsets of their 
 """
 
 import json
+import operator
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -106,12 +108,13 @@ class Checkpoint:
 def read_json(path: Path) -> dict[str, Any]:
     """Read one of a checkpoint's JSON files, or say in one line that it is missing or cut."""
     try:
-        found = json.loads(path.read_bytes())
+        # as other readers do: no byte order mark, no UTF-16
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; download it with the checkpoint") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON ({error}); download it again") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: is not what its name says; download it again")
@@ -135,12 +138,12 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"{path}: missing; download it") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         head = None
     try:
         tensors = {name: entry for name, entry in head.items() if name != "__metadata__"}
         end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+        shapes = {name: tuple(map(operator.index, entry["shape"])) for name, entry in tensors.items()}
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         pointer = " (a Git LFS pointer: run `git lfs pull`)" if size < 1024 else ""
         raise UserError(f"{path}: is no safetensors file{pointer}, or its head is cut; download it again") from error
@@ -160,8 +163,8 @@ def weight_files(folder: Path) -> dict[str, set[str] | None]:
     """
     if (folder / INDEX).exists():
         places = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(places, dict):
-            raise UserError(f"{folder / INDEX}: has no weight_map; download it again")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise UserError(f"{folder / INDEX}: has no weight_map of tensors to files; download it again")
         named: dict[str, set[str]] = defaultdict(set)
         for tensor, name in places.items():
             named[name].add(tensor)
@@ -199,6 +202,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         naming the first file that is not, and what to do.
     """
     config = read_json(folder / "config.json")
+    for key, kind, written in (("text_config", dict, "an object"), ("architectures", list, "a list")):
+        if not isinstance(config.get(key, kind()), kind):
+            raise UserError(f"{folder / 'config.json'}: {key} is not {written}; download it again")
     shapes: dict[str, tuple[int, ...]] = {}
     for name, expected in weight_files(folder).items():
         found = read_shapes(folder / name)
@@ -223,7 +229,8 @@ def check_side_files(checkpoint: Checkpoint, tower: bool) -> None:
     if not any(all((folder / name).exists() for name in names) for names in TOKENIZERS):
         raise UserError(f"{folder / 'tokenizer.json'}: missing; download it with the checkpoint")
     for name in ("tokenizer.json", "tokenizer_config.json", *PREPROCESSORS):
-        if (folder / name).exists():
+        # a link that leads nowhere is missed
+        if os.path.lexists(folder / name):
             read_json(folder / name)
     if tower and not checkpoint.tower:
         raise UserError(f"{folder}: has no vision tower; set model.vision_tower: false")
@@ -271,9 +278,10 @@ def check_experts(checkpoint: Checkpoint, expected: Sequence[int]) -> None:
         for part, numbers in parts.items():
             if None in numbers or wanted is None:
                 continue
-            if missing := set(range(wanted)) - numbers:
+            missing = next((number for number in range(wanted) if number not in numbers), None)
+            if missing is not None:
                 raise UserError(
-                    f"{folder}: layer {layer} has no {part} of expert {min(missing)}, "
+                    f"{folder}: layer {layer} has no {part} of expert {missing}, "
                     f"though config.json says {wanted} experts; download the weights again"
                 )
             if len(numbers) != wanted:
@@ -314,9 +322,11 @@ def check_layers(checkpoint: Checkpoint) -> None:
         with what differs.
     """
     found = {int(match[1]) for name in checkpoint.text_names if (match := LAYER.search(name))}
-    if missing := set(range(checkpoint.layers)) - found:
+    # one by one: a count may be anything
+    missing = next((number for number in range(checkpoint.layers) if number not in found), None)
+    if missing is not None:
         raise UserError(
-            f"{checkpoint.folder}: no tensor of layer {min(missing)}, though config.json says {checkpoint.layers} "
+            f"{checkpoint.folder}: no tensor of layer {missing}, though config.json says {checkpoint.layers} "
             "layers; download the weights again"
         )
     tied = checkpoint.config.get("tie_word_embeddings", checkpoint.text.get("tie_word_embeddings"))

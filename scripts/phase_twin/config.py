@@ -6,13 +6,17 @@ import json
 import re
 from typing import Annotated, Any, Literal, get_args
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prune_dual.container.tensor_types import BLOCK_SIZES, NAMES
 
 from .engine import N_BATCH
 from .errors import UserError
 from .licenses import spdx_spelling
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+MAX_NAME = 100  # characters: file systems take 255 bytes for a name, and others are added
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)]
 # names as llama-quantize takes them
 QuantType = Literal[
     "IQ3_A770", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL",
@@ -20,6 +24,7 @@ QuantType = Literal[
 ]  # fmt: skip
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 RestType = Literal["Q6_K", "Q8_0"]
+TYPE_IDS = {name: kind for kind, name in NAMES.items()}
 RestClass = Literal["token_embd", "output", "attention", "delta_net", "shared_experts"]
 
 
@@ -37,7 +42,11 @@ class Model(_Strict):
     """Which checkpoint, and what its products are called."""
 
     name: Name = Field(description="folder under results/")
-    title: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="stem of the file names; general.name")
+    title: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=MAX_NAME,
+        description="stem of the file names; general.name",
+    )
     checkpoint: str = Field(description="an entry of checkpoints in sources.yaml, or local:PATH")
     license: Annotated[str, AfterValidator(_is_spdx)] = Field(description="licence of the weights, an SPDX id")
     tokenizer_pre: str | None = Field(description="pre-tokenizer to use where the converter does not know the hash")
@@ -47,7 +56,9 @@ class Model(_Strict):
     mtp: Literal["drop", "keep"] = Field(
         default="drop", description="an MTP head's weights: leave them out, or store them at Q8_0"
     )
-    bf16_gib: float = Field(gt=0, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for")
+    bf16_gib: float = Field(
+        gt=0, lt=1e6, description="size of the BF16 GGUF in GiB; scales the resources that rules ask for"
+    )
     moe_layers: int = Field(ge=1, description="layers with routed experts; checked against the tensors")
     dense_layers: int = Field(default=0, ge=0, description="layers without, which stand before them; checked too")
 
@@ -131,6 +142,12 @@ class ExpertTypes(_Strict):
         return self
 
 
+def _bits(quant_type: str) -> float:
+    """Bits per weight of a type."""
+    block, nbytes = BLOCK_SIZES[TYPE_IDS[quant_type]]
+    return 8 * nbytes / block
+
+
 class Recipe(_Strict):
     """The types of one variant, by tensor class."""
 
@@ -162,6 +179,14 @@ class Recipe(_Strict):
         """Whether some expert tensors are of this type."""
         return any(quant_type in (types["type"], types["raised"]) for types in self.experts.values())
 
+    def expert_bits(self, layers: int) -> float:
+        """Bits per weight of the experts in a model with so many layers of them."""
+        bits = 0.0
+        for types in self.experts.values():
+            raised = types["top"] or len(types["layers"] or ())
+            bits += _bits(types["type"]) * (layers - raised) + _bits(types["raised"] or types["type"]) * raised
+        return bits / layers / len(self.experts)
+
     @property
     def needs_covariance(self) -> bool:
         """Whether some expert tensors are encoded with error feedback."""
@@ -186,7 +211,7 @@ class PruneTarget(_Strict):
     """One right-sized file; give vram_gib or budget_mb."""
 
     name: Name = Field(description="part of the file name and of the target prune_NAME")
-    vram_gib: float | None = Field(default=None, gt=0, description="memory of the card in GiB")
+    vram_gib: float | None = Field(default=None, gt=0, lt=10000, description="memory of the card in GiB")
     reserve_gib: float = Field(default=0.5, ge=0, description="GiB of it for driver, kernels and scratch")
     ctx: int = Field(default=8192, ge=1, description="tokens of context that the card has room for")
     cache_type_k: CacheType = Field(default="f16", description="type of the K cache")
@@ -197,6 +222,8 @@ class PruneTarget(_Strict):
     def _one_budget(self) -> "PruneTarget":
         if (self.vram_gib is None) == (self.budget_mb is None):
             raise ValueError("give vram_gib or budget_mb, one of the two")
+        if self.vram_gib is not None and self.vram_gib <= self.reserve_gib:
+            raise ValueError(f"reserve_gib {self.reserve_gib:g} leaves nothing of vram_gib {self.vram_gib:g}")
         return self
 
 
@@ -278,12 +305,22 @@ class Disk(_Strict):
     )
 
 
+def _is_repository(name: str) -> str:
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"), AfterValidator(_is_repository)]
+
+
 class Release(_Strict):
     """The release folder beyond its content."""
 
     sign: Signing | None = Field(description="who signs manifest.json; null = nobody")
-    repo: str | None = Field(
-        pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$",
+    repo: Repository | None = Field(
         description="OWNER/NAME on the Hugging Face hub, for `snakemake release_upload`; null = not uploaded",
     )
     private: bool = Field(description="make a repository that does not exist yet a private one")
@@ -340,10 +377,36 @@ class Config(_Strict):
                 )
         if low.experts == high.experts:
             raise ValueError("variants: both have the same expert types, so there is nothing to promote")
+        bits = [recipe.expert_bits(self.model.moe_layers) for recipe in self.variants]
+        if bits[1] <= bits[0]:
+            raise ValueError(
+                f"variants: experts have {bits[0]:.2f} bits in variant 0 and {bits[1]:.2f} in variant 1, "
+                "so nothing would be promoted: the small variant comes first"
+            )
         names = [target.name for target in self.prune_targets]
+        rows = {f"variant-{number}" for number in range(len(self.variants))}
+        # rows of the tables, and the twin's file
+        if reserved := {"twin", *rows} & {*names} | rows & {*self.bench.compare}:
+            raise ValueError(f"the name {min(reserved)!r} is taken: give the prune target or recipe another one")
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"prune_targets: the name {name!r} is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def _raised_layers_are_there(self) -> "Config":
+        # of other recipes of the study once they are made
+        recipes = {f"variants.{number}": recipe for number, recipe in enumerate(self.variants)}
+        recipes |= {f"study.recipes.{name}": self.study.recipes.get(name) for name in self.bench.compare}
+        there = self.model.expert_layers
+        for key, recipe in recipes.items():
+            for part, types in recipe.experts.items() if recipe else ():
+                if lacking := set(types["layers"] or ()) - set(there):
+                    raise ValueError(
+                        f"{key}.{part} raises layer {min(lacking)}, but experts are in layers {there[0]} to {there[-1]}"
+                    )
+                if (types["top"] or 0) > len(there):
+                    raise ValueError(f"{key}.{part} raises {types['top']} layers, but {len(there)} have experts")
         return self
 
     @model_validator(mode="after")

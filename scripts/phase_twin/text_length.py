@@ -3,6 +3,7 @@
 Only its bytes are counted here; `run_facts.run_over_text` has the chunks that the engine found in it.
 """
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,24 @@ def text_uses(config: Config) -> list[TextUse]:
     if config.rank.method == "measured":
         found.append(TextUse(*corpus, *length, config.rank.chunks, "rank.chunks"))
     return found
+
+
+def not_utf8(path: Path) -> str | None:
+    """What to warn of where a text is in another encoding: the engine takes what it cannot read for one and the same.
+
+    A character that is cut at the end is none.
+    """
+    decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            try:
+                nul = decoder.decode(piece).find("\0") >= 0
+            except UnicodeDecodeError:
+                nul = True
+            if nul:
+                return f"{path}: is not UTF-8 text, near byte {start}; save it as UTF-8, or it is measured on garbage"
+            start += len(piece)
+    return None
 
 
 def look_at_text(path: Path, use: TextUse) -> str | None:

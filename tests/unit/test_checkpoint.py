@@ -80,6 +80,31 @@ FILES = {
     ),
     "no weights": (lambda d: [p.unlink() for p in [*d.glob("model*")]], r": no weights; download the \*\.safetensors"),
     "index": (lambda d: (d / INDEX).write_text("[]"), r"index\.json: is not what its name says"),
+    "index of numbers": (
+        lambda d: (d / INDEX).write_text('{"weight_map": {"lm_head.weight": 3}}'),
+        r"index\.json: has no weight_map of tensors to files; download it again",
+    ),
+    "config, nested": (lambda d: (d / "config.json").write_text("[" * 100_000), r"/config\.json: is no JSON"),
+    "config, byte order mark": (
+        lambda d: (d / "config.json").write_text((d / "config.json").read_text(), "utf-8-sig"),
+        r"/config\.json: is no JSON \(Unexpected UTF-8 BOM",
+    ),
+    "config without text": (
+        lambda d: (d / "config.json").write_text('{"text_config": null}'),
+        r"/config\.json: text_config is not an object; download it again",
+    ),
+    "config, class": (
+        lambda d: (d / "config.json").write_text('{"architectures": "Qwen3_5MoeForCausalLM"}'),
+        r"/config\.json: architectures is not a list; download it again",
+    ),
+    "shard, nested": (
+        lambda d: (d / SHARD.format(1)).write_bytes((100_000).to_bytes(8, "little") + b"[" * 100_000),
+        r"/model-00001-of-00003\.safetensors: is no safetensors file, or its head is cut",
+    ),
+    "link to nowhere": (
+        lambda d: (d / "tokenizer_config.json").symlink_to("../../blobs/0"),
+        r"/tokenizer_config\.json: missing; download it",
+    ),
     "tokenizer": (lambda d: (d / "tokenizer.json").unlink(), r"/tokenizer\.json: missing; download it"),
     "tokenizer, cut": (lambda d: cut(d / "tokenizer.json"), r"/tokenizer\.json: is no JSON"),
     "preprocessor": (
@@ -132,6 +157,11 @@ SHAPES = {
     "more experts": (says(num_experts=2), r"layer 0 has 3 experts, config\.json says 2"),
     "no shared expert": (without("layers.1.mlp.shared"), "layer 1 has no shared expert"),
     "layers": (says(num_hidden_layers=3), r"no tensor of layer 2, though config\.json says 3"),
+    "layers beyond memory": (says(num_hidden_layers=10**12), r"no tensor of layer 2, though config\.json says 10+ lay"),
+    "experts beyond memory": (
+        says(num_experts=10**12),
+        r"layer 0 has no \w+ of expert 3, though config\.json says 10+",
+    ),
     "layers unsaid": (says(num_hidden_layers=None), "num_hidden_layers is missing"),
     "head": (without("lm_head"), r"lm_head\.weight is missing"),
     "transposed": (fused(WIDTH, 6), r"gate_up_proj is \[3, 4, 6\], expected \[3, 2 x rows, 4\]"),
@@ -198,5 +228,12 @@ def test_a_tokenizer_that_the_converter_does_not_know(tmp_path, root):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"set model\.tokenizer_pre$"):
         run_converter(said, tmp_path / "log", tmp_path)
+    for line in (
+        "unsupported: Quant method is not yet supported: 'awq'",
+        "ERROR:hf-to-gguf:Model Foo is not supported",
+    ):
+        reason = re.escape(line.replace("unsupported: ", "").replace("ERROR:hf-to-gguf:", ""))
+        with pytest.raises(UserError, match=rf"^{tmp_path}: llama\.cpp's converter cannot read it: {reason}; where"):
+            run_converter(["sh", "-c", f'echo "{line}"; exit 1'], tmp_path / "log", tmp_path)
     with pytest.raises(UserError, match="sh failed"):
         run_converter(["sh", "-c", "exit 1"], tmp_path / "log", tmp_path)

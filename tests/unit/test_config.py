@@ -51,6 +51,12 @@ def test_parts_are_whole_batches(release, settings, ranges):
     assert load(merged(release, {"bench": {"quality": settings}})).bench.quality.ranges() == ranges
 
 
+def raised(which):
+    """A recipe that raises some layers of one class."""
+    down = {"type": "IQ3_A770", "raised": "Q4_K", **which}
+    return {"gate": "IQ3_A770", "up": "IQ3_A770", "down": down, "rest": "Q6_K"}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -78,6 +84,35 @@ def test_parts_are_whole_batches(release, settings, ranges):
             ["variants.0.gate.type", "IQ9"],
         ),
         ({"variants": [{"gate": "Q4_K", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K"}] * 2}, ["nothing to promote"]),
+        (
+            {
+                "variants": [
+                    {"gate": "Q4_K", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K"},
+                    {"gate": "IQ3_A770", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K"},
+                ]
+            },
+            ["variants: experts have 4.50 bits in variant 0 and 4.06 in variant 1", "the small variant comes first"],
+        ),
+        (
+            {"variants": [raised({"top": 41}), {"gate": "Q4_K", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K"}]},
+            ["variants.0.down raises 41 layers, but 40 have experts"],
+        ),
+        (
+            {"bench": {"compare": ["x"], "compare_to": "x"}, "study": {"recipes": {"x": raised({"layers": [0, 40]})}}},
+            ["study.recipes.x.down raises layer 40, but experts are in layers 0 to 39"],
+        ),
+        ({"model": {"title": "x" * 101}}, ["model.title", "at most 100 characters"]),
+        ({"model": {"name": "x" * 101}}, ["model.name", "at most 100 characters"]),
+        ({"model": {"bf16_gib": float("inf")}}, ["model.bf16_gib = inf"]),
+        ({"prune_targets": [{"name": "x", "vram_gib": float("inf")}]}, ["prune_targets.0.vram_gib = inf"]),
+        ({"prune_targets": [{"name": "twin", "budget_mb": 3}]}, ["the name 'twin' is taken"]),
+        ({"prune_targets": [{"name": "variant-1", "budget_mb": 3}]}, ["the name 'variant-1' is taken"]),
+        (
+            {"bench": {"compare": ["variant-0"]}, "study": {"recipes": {"variant-0": raised({"top": 1})}}},
+            ["the name 'variant-0' is taken"],
+        ),
+        ({"prune_targets": [{"name": "x", "vram_gib": 0.5}]}, ["reserve_gib 0.5 leaves nothing of vram_gib 0.5"]),
+        ({"release": {"repo": "someone/a--twin"}}, ["release.repo", "'someone/a--twin'", "Cannot have -- or .."]),
         ({"study": {"codebooks": {"x": [-127, 0, 1]}}}, ["study.codebooks.x", "8 items"]),
         ({"study": {"codebooks": {"x": [-127, 0, 1, 2, 3, 4, 6, 5]}}}, ["study.codebooks.x", "ascend"]),
         ({"study": {"codebooks": {"x": [-126, 0, 1, 2, 3, 4, 5, 6]}}}, ["study.codebooks.x", "must be 127"]),

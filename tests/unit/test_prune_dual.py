@@ -123,6 +123,12 @@ def test_a_dry_run_needs_no_budget(run, twin):
     assert re.search(r"^ *8 GiB .* 4 of 4 .* 100 %$", done.stdout, re.MULTILINE)
 
 
+def test_an_mtp_head_that_is_not_there(run, twin):
+    done = run("--dual", "twin.gguf", "--mtp", "--dry-run")
+    assert done.returncode == 1
+    assert done.stderr == "prune-dual: twin.gguf: has no MTP head, which --mtp counts; leave it out\n"
+
+
 def test_dry_run_writes_nothing(run, twin, tmp_path):
     before = files(tmp_path)
     done = run("--dual", "twin.gguf", "--out", "out.gguf", "--variant", "1", "--dry-run")
@@ -415,6 +421,7 @@ def test_other_keys_are_copied_verbatim_and_alignment_is_kept(tmp_path):
 
 
 OF_THE_BYTES = ["c2pa:manifest", "c2pa:manifest.uri", "general.sha256", "x.signature", "file-hash", "blake3.data"]
+OF_THE_BYTES += ["split.tensors.count"]  # as it is left by a merge
 OF_OTHERS = ["phase_twin.patch_sha256", "general.source.hash", "qwen35moe.hash_layer_count", "x.shape", "x.sigma"]
 
 

@@ -156,10 +156,11 @@ def test_a_plain_model_is_no_twin(tmp_path):
         Twin.read(path)
 
 
-def test_a_part_of_a_split_file_is_refused(tmp_path):
-    keys = [*twin_keys(["a"]), ("split.count", "u16", 2)]
+@pytest.mark.parametrize("first", [True, False])
+def test_a_part_of_a_split_file_is_refused(tmp_path, first):
+    keys = [*(twin_keys(["a"]) if first else ()), ("split.count", "u16", 2)]
     path = gguf_files.write(tmp_path / "part.gguf", keys, [Raw("a", (256,), Q3_K), Raw("a.v1", (256,), Q4_K)])
-    with pytest.raises(GgufError, match="split"):
+    with pytest.raises(GgufError, match="is a part of a split file; merge it first"):
         Twin.read(path)
 
 

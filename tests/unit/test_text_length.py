@@ -5,7 +5,7 @@ import yaml
 
 from phase_twin.config import load
 from phase_twin.errors import UserError
-from phase_twin.text_length import TextUse, look_at_text, text_uses
+from phase_twin.text_length import TextUse, look_at_text, not_utf8, text_uses
 
 
 def use(chunks=None, shared=False) -> TextUse:
@@ -47,6 +47,23 @@ def test_what_cannot_be_measured_is_refused(tmp_path, nbytes, shared, told):
     (tmp_path / "my.txt").write_bytes(b"a" * nbytes)
     with pytest.raises(UserError, match=told):
         look_at_text(tmp_path / "my.txt", use(40, shared))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("wie schön".encode(), None),
+        # as `head -c` may leave it
+        ("wie schö".encode()[:-1], None),
+        (b"a" * (1 << 20) + "é".encode("latin-1") + b"t", "is not UTF-8 text, near byte 1048576; save it as UTF-8"),
+        ("wie schön".encode("utf-16"), "is not UTF-8 text, near byte 0"),
+        ("a text".encode("utf-16-le"), "is not UTF-8 text, near byte 0"),
+    ],
+)
+def test_a_text_of_another_encoding(tmp_path, data, told):
+    (tmp_path / "my.txt").write_bytes(data)
+    found = not_utf8(tmp_path / "my.txt")
+    assert found is None if told is None else f"my.txt: {told}" in found
 
 
 def test_a_folder_is_no_text(tmp_path):

@@ -12,7 +12,7 @@ from gguf_files import small_twin
 from make_release import write_hashes
 from phase_twin.config import Signing
 from phase_twin.errors import UserError
-from phase_twin.signing import PASSWORD, sign
+from phase_twin.signing import PASSWORD, require_signer, sign
 from prune_dual import Gguf, GgufError, hash_gguf
 from prune_dual.cli import main
 
@@ -138,7 +138,12 @@ def test_the_password_of_a_key_comes_from_the_environment(release, tmp_path, mon
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv(PASSWORD, "a password")
-    signing = Signing(minisign="secret", public_key=f"RW{54 * 'A'}")
+    secret = tmp_path / "secret"
+    signing = Signing(minisign=str(secret), public_key=f"RW{54 * 'A'}")
+    with pytest.raises(UserError, match=rf"^release\.sign\.minisign: there is no file {secret}$"):
+        require_signer(signing)
+    secret.touch()
+    require_signer(signing)
     with pytest.raises(UserError, match=r"minisign did not sign manifest\.json: a password"):
         sign(release / "manifest.json", signing, COMMENT)
 
@@ -171,6 +176,9 @@ def test_gpg(release, tmp_path, monkeypatch, capfd):
     assert "fingerprint of 40 digits" in verify(capfd, release, "--key", fingerprint[-8:])[2]
     flip(release / "manifest.json", 5)
     assert verify(capfd, release, "--key", fingerprint)[0] == 1
+    require_signer(signing)
+    with pytest.raises(UserError, match=r"^release\.sign\.gpg: the keyring has no secret key A{40}$"):
+        require_signer(Signing(gpg="A" * 40))
     subprocess.run(["gpgconf", "--kill", "all"], check=False)
 
 

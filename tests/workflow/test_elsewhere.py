@@ -77,6 +77,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(clone):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_folder_is_told_before_anything_runs(root, snakemake, tmp_path, linked):
+    place = tmp_path / (RESULTS if linked else "results")
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to("/nonexistent/disk") if linked else place.touch()
+    done = snakemake("-n", "-s", root / "Snakefile", "--configfile", root / NANO_CONFIG, cwd=tmp_path)
+    assert done.returncode != 0
+    assert f"{place} is no folder, nor a link to one: move it away\n" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_a_path_that_is_nowhere_is_told_with_where_it_was_sought(root, snakemake, tmp_path):
     arguments = ("-n", "-s", root / "Snakefile", "--configfile", root / NANO_CONFIG)
     done = snakemake(*arguments, "--config", "imatrix={corpus: 'local:no.txt'}", cwd=tmp_path)

@@ -88,6 +88,8 @@ def run_prune(argv: Sequence[str]) -> None:
     """Run `prune-dual`; raises GgufError if there is nothing to be had from the twin as asked."""
     args = _arguments(argv)
     with open_source(args.dual, None if args.dry_run else args.out, legacy_type_42=args.legacy_type_42) as source:
+        if args.mtp and source.twin.n_loaded_blocks is None:
+            raise GgufError(f"{source.where}: has no MTP head, which --mtp counts; leave it out")
         if args.mtp:
             source.twin = source.twin.with_mtp()
         twin = source.twin

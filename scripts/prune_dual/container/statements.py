@@ -17,6 +17,8 @@ OF_OTHERS = ("phase_twin.", "general.base_model.", "general.source.", "general.d
 
 
 def about_bytes(gguf: Gguf) -> list[str]:
-    """Names of the keys that sign, hash or attest the file as it is."""
+    """Names of the keys that sign, hash or attest the file as it is, or tell of parts that it was split into."""
     others = (*OF_OTHERS, f"{gguf.get('general.architecture', 'str', 'general.architecture')}.")
-    return [name for name in gguf.kv if WORDS.search(name) and not name.startswith(others)]
+    return [
+        name for name in gguf.kv if name.startswith("split.") or (WORDS.search(name) and not name.startswith(others))
+    ]

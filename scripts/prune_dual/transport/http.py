@@ -157,8 +157,17 @@ class Remote:
             if not any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error)):
                 raise _Retry(f"no secure connection: {_reason(error)}") from None
             raise GgufError(f"{shown(url)}: no secure connection: {_reason(error)}") from None
+        except (errors.InvalidProxyURL, errors.InvalidSchema) as error:
+            if not (proxy := self._proxy(session, url)):
+                raise GgufError(f"{shown(url)}: not an address to fetch from: {type(error).__name__}") from None
+            socks = ", or for socks: pip install pysocks" * proxy.lower().startswith("socks")
+            raise GgufError(
+                f"the proxy {shown(proxy)} cannot be used: set https_proxy and http_proxy anew{socks}"
+            ) from None
         except (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError) as error:
-            raise _Retry(f"cannot be reached: {_reason(error)}") from None
+            proxy = self._proxy(session, url)
+            through = f" through the proxy {shown(proxy)}" if proxy else ""
+            raise _Retry(f"cannot be reached{through}: {_reason(error)}") from None
         except errors.TooManyRedirects:
             raise GgufError(f"{shown(url)}: the server redirects in circles") from None
         except (errors.RequestException, ValueError) as error:
@@ -174,6 +183,11 @@ class Remote:
             said = hub.busy(response.status_code) if hub.repo_of(url) else f"HTTP {response.status_code}"
             raise _Retry(said, float(after) if after.isdigit() else None)
         return response
+
+    def _proxy(self, session: Any, url: str) -> str | None:
+        """The proxy by which `url` is fetched; None without one."""
+        proxies = session.merge_environment_settings(url, {}, None, None, None)["proxies"]
+        return self.requests.utils.select_proxy(url, proxies)
 
     def _refusal(self, response: Any, address: Address) -> GgufError:
         """The error for a status that no retry will change."""
@@ -243,6 +257,11 @@ class Remote:
         status, headers = response.status_code, response.headers
         if status == 416:
             raise self._changed(f"it has no byte {start}")
+        if status == 200 and headers.get("Content-Type", "").lower().startswith("text/html"):
+            raise GgufError(
+                f"{self.address}: is a web page, not a file; on the Hugging Face hub a file's address has /resolve/ in "
+                "place of /blob/, or is hf://OWNER/REPOSITORY/FILE"
+            )
         if status == 200:
             raise GgufError(
                 f"{self.address}: the server ignores Range and sends the whole file; download the whole twin "
@@ -309,7 +328,7 @@ def shown(url: str) -> Address:
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
-        return Address(f"{parts.scheme}://{parts.hostname}{port}{parts.path}")
+        return Address(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")
     except ValueError:
         return Address("the address given")
 

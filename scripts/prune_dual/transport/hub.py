@@ -17,8 +17,17 @@ FORMS = "hf://OWNER/REPOSITORY/FILE, ...FILE@REVISION or hf://OWNER/REPOSITORY@R
 
 
 def endpoint() -> str:
-    """Base URL of the hub: HF_ENDPOINT where set."""
-    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    """Base URL of the hub: HF_ENDPOINT where set.
+
+    Raises
+    ------
+    GgufError
+        if that is no address.
+    """
+    found = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or HUB
+    if not re.match(r"https?://[^/\s]", found):
+        raise GgufError(f"HF_ENDPOINT is {found!r}: not an address such as {HUB}")
+    return found
 
 
 def token() -> str | None:
@@ -31,7 +40,10 @@ def token() -> str | None:
     """
     from huggingface_hub import get_token
 
-    found = get_token()
+    try:
+        found = get_token()
+    except UnicodeDecodeError:
+        raise GgufError(f"the file of the hub's token is no text: {LOG_IN}") from None
     if found and not re.fullmatch(r"[!-~]+", found):
         raise GgufError("the hub's token has spaces or characters that no token has: set HF_TOKEN anew")
     return found
@@ -64,7 +76,11 @@ class HubFile:
         )
         if not match or (match["before"] and match["after"]) or match["repo"].startswith(("datasets/", "spaces/")):
             raise GgufError(f"{location}: not of the form {FORMS}, of a model")
-        return cls(match["repo"], match["name"], unquote(match["before"] or match["after"] or "main"))
+        revision = unquote(match["before"] or match["after"] or "main")
+        # on the way they would be taken for other folders, so for another file
+        if {".", ".."} & {part for parts in (match["repo"], match["name"], revision) for part in parts.split("/")}:
+            raise GgufError(f"{location}: . and .. are no names: not of the form {FORMS}, of a model")
+        return cls(match["repo"], match["name"], revision)
 
     @property
     def url(self) -> str:

@@ -74,6 +74,9 @@ class Twin:
     def of(cls, gguf: Gguf) -> Self:
         """See `gguf` as a twin; raises GgufError where it breaks the format in any way."""
         where = gguf.path
+        # only the first part has the keys of a twin
+        if gguf.get("split.count", "u16", 0) > 1:
+            raise GgufError(f"{where}: is a part of a split file; merge it first (llama-gguf-split --merge)")
         if not any(key.startswith(VARIANT_PREFIX) for key in gguf.kv):
             raise GgufError(f"{where}: not a phase twin: it has no {VARIANT_PREFIX}* keys")
         version = gguf.get(KEY_VERSION, "u32")
@@ -84,8 +87,6 @@ class Twin:
         count = gguf.get(KEY_COUNT, "u32")
         if not count:
             raise GgufError(f"{where}: {KEY_COUNT} is {count}")
-        if gguf.get("split.count", "u16", 0) > 1:
-            raise GgufError(f"{where}: is a part of a split file; merge it first (llama-gguf-split --merge)")
         check_iq3_a770(gguf)
         twin = cls(
             gguf,

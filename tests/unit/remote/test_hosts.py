@@ -7,6 +7,7 @@ import pytest
 
 from prune_dual import MIB, cli
 from prune_dual.transport import http
+from prune_dual.transport import hub as hub_address
 from prune_dual.transport.http import Remote, is_remote, shown
 from remote_twin import NAME, REPO, fetch, manifest_of, pruned_locally, refused, sent
 
@@ -74,6 +75,8 @@ def test_nothing_secret_is_written_down(hub, twin, out, monkeypatch, tmp_path):
         (f"hf://{REPO}/{NAME}@", "not of the form hf://"),
         (f"hf://{REPO}@main/{NAME}@main", "not of the form hf://"),
         (f"hf://datasets/{REPO}/{NAME}", "not of the form hf://"),
+        (f"hf://{REPO}/a/../{NAME}", ". and .. are no names"),
+        (f"hf://{REPO}@../{NAME}", ". and .. are no names"),
         (f"hf://{REPO}/none.gguf", f"HTTP 404: {REPO} has no such file in that revision"),
         (f"hf://{REPO}/{NAME}@nope", f"HTTP 404: {REPO} has no such revision"),
         (f"hf://{REPO}@a/branch/{NAME}", "a branch's slashes are written %2F before the file"),
@@ -127,6 +130,46 @@ def test_the_token_of_a_login_is_taken(hub, twin, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_two tokens")
     message = refused(lambda: Remote(f"hf://{REPO}/{NAME}"), "the hub's token has spaces")
     assert "two" not in message
+
+
+def test_a_token_that_is_no_text(hub, tmp_path, monkeypatch):
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    refused(lambda: Remote(f"hf://{REPO}/{NAME}"), "the file of the hub's token is no text: log in")
+
+
+def test_the_endpoint_must_be_an_address(hub, monkeypatch):
+    hub.commit(REPO, {NAME: b"GGUF"})
+    monkeypatch.setenv("HF_ENDPOINT", f" {hub.url}/ ")
+    assert Remote(f"hf://{REPO}/{NAME}").first(4) == b"GGUF"
+    monkeypatch.setenv("HF_ENDPOINT", "localhost:8080")
+    refused(lambda: Remote(f"hf://{REPO}/{NAME}"), "HF_ENDPOINT is 'localhost:8080': not an address such as https://")
+    monkeypatch.setenv("HF_ENDPOINT", " ")
+    assert hub_address.endpoint() == "https://huggingface.co"
+
+
+def test_the_page_of_a_file_is_not_the_file(hub, url):
+    page = f"{hub.url}/{REPO}/blob/main/{NAME}"
+    there = Remote(page)
+    headers = {"Content-Type": "text/html; charset=utf-8"}
+    answer = SimpleNamespace(url=page, history=[], status_code=200, headers=headers, close=lambda: None)
+    there._send = lambda *_: answer
+    refused(lambda: there.first(4), f"{page}: is a web page, not a file", "/resolve/ in place of /blob/")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("http://me:secret@127.0.0.1:1", "cannot be reached through the proxy http://127.0.0.1:1: Connection refused"),
+        ("nonsense://", "the proxy nonsense:// cannot be used: set https_proxy and http_proxy anew"),
+    ],
+)
+def test_a_proxy_that_does_not_serve_is_named(url, monkeypatch, proxy, words):
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert "secret" not in refused(lambda: Remote(url).first(4), words)
 
 
 def test_https_does_not_become_http(hub, url, monkeypatch):

@@ -67,6 +67,14 @@ def test_install_elsewhere(install, fakes, tmp_path):
     assert (tmp_path / "run-fitted.sh").exists()
 
 
+def test_install_to_a_name_that_begins_with_a_dash(install, fakes, tmp_path):
+    command = [install, "--vram-gib", "16", "--out", "-x.gguf", "--yes"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": str(fakes)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "-x.gguf").read_bytes() == b"GGUF fitted"
+    assert (tmp_path / "run--x.sh").exists()
+
+
 def test_install_for_the_cards_that_are_there(install, release, fakes):
     done = run(install, "--ctx", "32768", path=fakes, CARD="1")
     assert done.returncode == 1
