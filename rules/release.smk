@@ -74,9 +74,18 @@ rule release:
         rules.make_release.output,
 
 
+def release_to_upload(wildcards):
+    """The release; refuses at once where it is not said where to."""
+    if CFG.release.repo is None:
+        raise WorkflowError(
+            "release.repo is not set; name the repository on the hub there: OWNER/NAME"
+        )
+    return rules.make_release.output.sums
+
+
 rule release_upload:
     input:
-        sums=rules.make_release.output.sums,
+        sums=release_to_upload,
     output:
         record=results("upload.json"),
     log:

@@ -99,8 +99,6 @@ def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     repo, folder = snakemake.params.repo, Path(snakemake.input.sums).parent
     dry_run = not snakemake.output
-    if repo is None:
-        raise UserError("release.repo is not set; name the repository on the hub there: OWNER/NAME")
     try:
         token = hub.token()
     except GgufError as error:

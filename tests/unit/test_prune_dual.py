@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
@@ -121,6 +122,16 @@ def test_a_dry_run_needs_no_budget(run, twin):
     assert done.returncode == 0, done.stderr
     assert "promoted 0 of 4" in done.stdout
     assert re.search(r"^ *8 GiB .* 4 of 4 .* 100 %$", done.stdout, re.MULTILINE)
+
+
+def test_a_neighbour_that_is_no_file_is_none(run, twin, tmp_path):
+    os.mkfifo(tmp_path / "curve.json")
+    (tmp_path / "manifest.json").mkdir()
+    done = run("--dual", "twin.gguf", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run("--dual", "twin.gguf", "--variant", "1", "--out", "out.gguf", "--verify")
+    assert done.returncode == 0
+    assert done.stderr == "prune-dual: twin.gguf: no manifest.json: compared with the twin only\n"
 
 
 def test_an_mtp_head_that_is_not_there(run, twin):

@@ -145,7 +145,6 @@ def once(method, url, **options):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda rule, hub, env: setattr(rule.params, "repo", None), r"release\.repo is not set"),
         (lambda rule, hub, env: env.delenv("HF_TOKEN"), r"no token of the hub that may write to .*: log in"),
         (
             lambda rule, hub, env: env.setenv("HF_TOKEN", "hf_wrong"),

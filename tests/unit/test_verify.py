@@ -1,6 +1,7 @@
 """prune-dual verify, and signatures."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -80,6 +81,26 @@ def test_only_what_is_there(release, capfd):
     code, out, _ = verify(capfd, release, "--present")
     assert code == 0
     assert "2 of 3 files" in out
+
+
+def test_nothing_checked_is_not_good(release, capfd):
+    for name in (TWIN, "README.md", "build/build.sh"):
+        (release / name).unlink()
+    code, out, err = verify(capfd, release, "--present")
+    assert (code, out) == (1, "")
+    assert err == f"prune-dual: {release}: of the 3 files of the manifest none is there, so none was checked\n"
+
+
+@pytest.mark.parametrize("offset", [-5, 10**30])
+def test_a_place_that_no_file_has(release, capfd, offset):
+    flip(release / TWIN, (release / TWIN).stat().st_size - 1)
+    manifest = json.loads((release / "manifest.json").read_text())
+    manifest["twin"]["tensors"][0]["offset"] = offset
+    (release / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = verify(capfd, release)
+    assert code == 1
+    assert err.endswith(f": 'offset' is {offset}, which no file has\n")
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", ""])

@@ -97,3 +97,9 @@ def test_a_wrong_configuration_stops_before_the_dag(snakemake, override, words):
     assert words in done.stdout
     assert "Building DAG" not in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_an_upload_to_nowhere_is_refused_before_a_release_is_made(snakemake):
+    done = snakemake("-n", "--configfile", NANO_CONFIG, "--", "release_upload")
+    assert done.returncode != 0
+    assert "release.repo is not set; name the repository on the hub there: OWNER/NAME" in done.stdout

@@ -35,6 +35,10 @@ def run_verify(argv: Sequence[str]) -> None:
     if faults:
         raise GgufError(f"{folder}: {len(faults)} of {len(manifest.files)} files are not as released")
     checked = [entry for entry in manifest.files if (folder / entry.name).is_file()]
+    if not checked:
+        raise GgufError(
+            f"{folder}: of the {len(manifest.files)} files of the manifest none is there, so none was checked"
+        )
     size = amount(sum(entry.bytes for entry in checked))
     lines = [one_line(f"{folder}: {len(checked)} of {len(manifest.files)} files are as released, {size}")]
     say("\n".join(lines + ([one_line(signed)] if signed else [])))

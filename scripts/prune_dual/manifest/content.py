@@ -114,6 +114,8 @@ class Manifest:
 def _field(data: Any, key: str, kind: type, where: str) -> Any:
     if not isinstance(data, dict) or type(data.get(key)) is not kind:
         raise ValueError(f"{where}: {key!r} is missing or no {kind.__name__}")
+    if kind is int and not 0 <= data[key] < 1 << 63:
+        raise ValueError(f"{where}: {key!r} is {data[key]}, which no file has")
     return data[key]
 
 

@@ -24,9 +24,9 @@ class LocalSource:
         return str(self.path)
 
     def neighbour(self, name: str, limit: int) -> bytes | None:
-        """The file `name` beside the twin, if there is one."""
+        """The file `name` beside the twin, if there is one; folders and pipes of that name are none."""
         path = self.path.with_name(name)
-        return read_small(path, limit) if path.exists() else None
+        return read_small(path, limit) if path.is_file() else None
 
     def fetched_nbytes(self, selection: Selection) -> int:
         """Bytes to fetch: none."""
