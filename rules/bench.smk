@@ -174,7 +174,7 @@ rule gather_quality:
         title=CFG.model.title,
         ours=list(OURS),
         joined=True,
-        compare_to=CFG.bench.compare_to,
+        compare_to=CFG.bench.compare_to if CFG.bench.compare else None,
     message:
         "Gather the quality table"
     script:

@@ -273,7 +273,8 @@ class Bench(_Strict):
     speed: Speed
     compare: list[Name] = Field(description="names of study.recipes that are measured beside the twin")
     compare_to: Name | None = Field(
-        description="one of `compare`: tables tell every row's difference to it, with its error; null = no differences"
+        description="one of `compare`: tables tell every row's difference to it, with its error; null, or where nothing "
+        "is compared: no differences"
     )
     arc: Arc
 
@@ -419,7 +420,7 @@ class Config(_Strict):
                 raise ValueError(f"bench.compare: {name!r} is not among study.recipes; known: {known}")
             if name in taken or compare.count(name) > 1:
                 raise ValueError(f"bench.compare: the name {name!r} is given twice, here or in prune_targets")
-        if (base := self.bench.compare_to) is not None and base not in compare:
+        if (base := self.bench.compare_to) is not None and base not in (compare or self.study.recipes):
             raise ValueError(f"bench.compare_to: {base!r} is not among bench.compare; add it there, or give null")
         return self
 

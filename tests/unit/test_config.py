@@ -30,6 +30,10 @@ def test_release_config_loads(release):
     assert {target.name for target in config.prune_targets} >= {"16gib"}
 
 
+def test_nothing_to_compare_with_is_no_mistake(release):
+    assert load(merged(release, {"bench": {"compare": []}})).bench.compare_to == release["bench"]["compare_to"]
+
+
 def test_nano_states_only_what_differs(root, release):
     nano = yaml.safe_load((root / "config/nano.yaml").read_text())
     config = load(merged(release, nano))
@@ -69,6 +73,7 @@ def raised(which):
         ({"bench": {"speed": {"depths": []}}}, ["bench.speed.depths"]),
         ({"bench": {"compare": ["q9"]}}, ["bench.compare: 'q9' is not among study.recipes; known:", "q3_k"]),
         ({"bench": {"compare": ["q3_k", "q3_k"]}}, ["bench.compare", "'q3_k' is given twice"]),
+        ({"bench": {"compare": [], "compare_to": "q9"}}, ["bench.compare_to: 'q9' is not among bench.compare"]),
         ({"bench": {"compare_to": "q4_k"}}, ["bench.compare_to: 'q4_k' is not among bench.compare; add it there"]),
         ({"bench": {"quality": {"documents": "("}}}, ["bench.quality.documents", "is no regular expression"]),
         ({"prune_targets": [{"name": "iq3_xxs", "budget_mb": 3}]}, ["bench.compare", "'iq3_xxs' is given twice"]),
