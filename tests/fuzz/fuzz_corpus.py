@@ -1,4 +1,6 @@
-"""The fuzz corpus: good files to mutate, and hostile ones that crashed or could crash a reader of the format.
+"""The fuzz corpus: good files to mutate, and hostile ones that a reader must refuse.
+
+None of these ends stock llama.cpp: what did, mutations come upon.
 
 usage: fuzz_corpus.py   writes tests/fuzz/corpus anew; a test fails when that differs from what stands here
 (with PYTHONPATH=scripts:tests).
@@ -194,10 +196,6 @@ def hostile() -> dict[str, Build]:
         "shape-negative": _tensor(shape=(U64 - 1,)),
         "shape-max": _tensor(shape=((1 << 63) - 1,)),
         "shape-product": _tensor(shape=(1 << 32, 1 << 31)),
-        "shape-row": _tensor(shape=(1 << 62,), kind=Q6_K),
-        # 210 bytes times these elements are 512 in 64 bits: stock llama.cpp takes it for a tensor of 2 bytes
-        "shape-row-wraps": _tensor(shape=(256 * pow(105, -1, 1 << 55),), kind=Q6_K),
-        "shape-padding": _tensor(shape=((1 << 63) - 1,), kind=24),
         "type-removed": _tensor(shape=(256,), kind=4),
         "type-negative": _tensor(kind=-1),
         # the engine's own number for IQ3_A770, which no file holds
@@ -227,13 +225,7 @@ def hostile() -> dict[str, Build]:
         for kind, value in (("str", "1"), ("u64", 1), ("[u32]", [1]), ("f32", 1.0)):
             files[f"variant-{name}-{kind.strip('[]')}{'s' * (kind[0] == '[')}"] = _variant_key(name, kind, value)
     good = _split_keys(0)
-    for name, number in {
-        "str-c": ("split.no", "str", "1"),
-        "u32-c": ("split.no", "u32", 1),
-        "array": ("split.no", "[u16]", [1]),
-        "first": good[0],
-    }.items():
-        files |= _split(f"split-no-{name}", *good[:2], [number])
+    files |= _split("split-no-first", *good[:2], good[:1])
     files |= _split("split-none", *good[:2], [])
     return files
 
