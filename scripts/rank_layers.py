@@ -9,6 +9,7 @@ import numpy as np
 
 from phase_twin.experts import EXPERTS, layer_and_class
 from phase_twin.files import write_text
+from phase_twin.results import write_result
 from phase_twin.rule import run_rule
 from rank_groups import imatrix_energy, read_imatrix
 
@@ -67,7 +68,7 @@ def main(snakemake: Any) -> None:
             "give imatrix.corpus a longer text, or one of more kinds",
             found["without_data"], found["experts"], ", ".join(map(str, found["layers"])),
         )  # fmt: skip
-    write_text(snakemake.output.calibration, json.dumps(found) + "\n")
+    write_result(snakemake.output.calibration, found, snakemake)
     write_text(snakemake.output.ranking, json.dumps(ranking) + "\n")
 
 
