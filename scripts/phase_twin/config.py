@@ -273,8 +273,8 @@ class Bench(_Strict):
     speed: Speed
     compare: list[Name] = Field(description="names of study.recipes that are measured beside the twin")
     compare_to: Name | None = Field(
-        description="one of `compare`: tables tell every row's difference to it, with its error; null, or where nothing "
-        "is compared: no differences"
+        description="one of `compare`: tables tell every row's difference to it, with its error; null, or where "
+        "`compare` is empty: no differences"
     )
     arc: Arc
 
