@@ -178,11 +178,12 @@ def has_tower():
 
 def look_at_texts():
     """Refuse or warn of texts that are too short or no UTF-8; those to be downloaded are counted at first use."""
-    texts = {text_path(use.corpus) for use in text_uses(CFG)}
+    uses = text_uses(CFG)
+    texts = {text_path(use.corpus) for use in uses}
     for path in filter(os.path.isfile, sorted(texts)):
         if told := not_utf8(Path(path)):
             logger.warning(told)
-    for use in text_uses(CFG):
+    for use in uses:
         path = Path(text_path(use.corpus))
         if path.exists() and (told := look_at_text(path, use)):
             logger.warning(told)

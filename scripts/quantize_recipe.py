@@ -10,10 +10,10 @@ from typing import Any
 
 from phase_twin.engine import ENVIRONMENT
 from phase_twin.errors import UserError
-from phase_twin.experts import EXPERTS, mtp_blocks
+from phase_twin.experts import EXPERTS
 from phase_twin.files import atomic_output, write_digest
 from phase_twin.rule import run_rule, run_tool
-from prune_dual import Gguf
+from prune_dual import Gguf, mtp_blocks
 
 log = logging.getLogger("phase_twin")
 

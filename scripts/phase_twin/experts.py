@@ -2,12 +2,10 @@
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+
+from prune_dual import Gguf, Tensor, mtp_blocks
 
 from .errors import UserError
-
-if TYPE_CHECKING:  # the Snakefile, which takes names from here, does without
-    from prune_dual import Gguf, Tensor
 
 EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)_exps\.weight")
 CLASSES = ("gate", "up", "down")
@@ -27,16 +25,8 @@ def layer_and_class(name: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def mtp_blocks(model: "Gguf") -> range:
-    """Numbers of the blocks of an MTP head, which come last; it has experts too, but they belong to no phase."""
-    arch = model.kv.get("general.architecture")
-    entries = [model.kv.get(f"{arch.value if arch else ''}.{key}") for key in ("block_count", "nextn_predict_layers")]
-    blocks, head = (entry.value if entry else 0 for entry in entries)
-    return range(blocks - head, blocks)
-
-
-def routed_experts(model: "Gguf", tensors: "Iterable[Tensor] | None" = None) -> "list[Tensor]":
-    """Routed-expert tensors among `tensors` of `model`, by default all; without those of an MTP head."""
+def routed_experts(model: Gguf, tensors: Iterable[Tensor] | None = None) -> list[Tensor]:
+    """Routed-expert tensors among `tensors` of `model`, by default all; not those of an MTP head, which has no phases."""
     head = mtp_blocks(model)
     found = ((tensor, EXPERTS.fullmatch(tensor.name)) for tensor in (model.tensors if tensors is None else tensors))
     return [tensor for tensor, match in found if match and int(match[1]) not in head]

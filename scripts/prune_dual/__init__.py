@@ -56,6 +56,7 @@ from .twin.groups import (
     Twin,
     check_iq3_a770,
     iq3_a770_kv,
+    mtp_blocks,
     split_variant,
     variant_name,
 )

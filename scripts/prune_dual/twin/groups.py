@@ -96,7 +96,7 @@ class Twin:
             gguf.get(KEY_BUDGET_MB, "u32", 0),
             gguf.get(KEY_PROMOTE_ORDER, "[str]", []),
             gguf.get(KEY_PROMOTE_TIE, "[u32]"),
-            _n_loaded_blocks(gguf),
+            head.start if (head := mtp_blocks(gguf)) else None,
         )
         if twin.default >= count:
             raise GgufError(f"{where}: {KEY_DEFAULT} is {twin.default}, but there are {count} variants")
@@ -143,11 +143,11 @@ class Twin:
         return self.n_loaded_blocks is None or not block or int(block[1]) < self.n_loaded_blocks
 
 
-def _n_loaded_blocks(gguf: Gguf) -> int | None:
-    """How many blocks stand before an MTP head; None without one. What the engine makes of the same keys."""
+def mtp_blocks(gguf: Gguf) -> range:
+    """Numbers of the blocks of an MTP head, which come last, or none. What the engine makes of the same keys."""
     arch = gguf.get("general.architecture", "str", "")
     n_all, n_mtp = (gguf.get(f"{arch}.{name}", "u32", 0) for name in ("block_count", "nextn_predict_layers"))
-    return n_all - n_mtp if 0 < n_mtp < n_all else None
+    return range(n_all - n_mtp, n_all) if 0 < n_mtp < n_all else range(0)
 
 
 def split_variant(name: str) -> tuple[str, int]:
