@@ -26,7 +26,7 @@ def layer_and_class(name: str) -> tuple[int, str]:
 
 
 def routed_experts(model: Gguf, tensors: Iterable[Tensor] | None = None) -> list[Tensor]:
-    """Routed-expert tensors among `tensors` of `model`, by default all; not those of an MTP head, which has no phases."""
+    """Routed-expert tensors among `tensors` of `model`, by default all; not an MTP head's, which has no phases."""
     head = mtp_blocks(model)
     found = ((tensor, EXPERTS.fullmatch(tensor.name)) for tensor in (model.tensors if tensors is None else tensors))
     return [tensor for tensor, match in found if match and int(match[1]) not in head]
