@@ -79,11 +79,12 @@ $(VALIDATOR_VENV)/.ready: envs/validator.lock | host
 	$(VALIDATOR_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/validator.lock
 	touch $@
 
-# the nano run comes first, where it shows its progress; the tests look at what it made. Those that need no engine share
-# the cores; the others start programs that take all of them
+# the nano run comes first, where it shows its progress; the tests look at what it made. Those that need no engine, or many
+# short runs of it, share the cores; the others start programs that take all of them
+SHARING := tests/unit tests/workflow/test_checkpoints.py
 test: lint nano setup-validator
-	$(BIN)/pytest -n $(CORES) tests/unit
-	$(BIN)/pytest --ignore tests/unit
+	$(BIN)/pytest -n $(CORES) $(SHARING)
+	$(BIN)/pytest $(addprefix --ignore ,$(SHARING))
 
 .PHONY: clang
 clang:

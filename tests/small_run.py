@@ -30,7 +30,9 @@ bench:
   quality: {{corpus: "local:{MODEL}/evaluation.txt", chunks: 1}}
   speed: {{n_prompt: 16, n_gen: 4, depths: [0], repetitions: 2}}
 """
-RUN = ("--cores", "2", "--rerun-incomplete", "--configfile", NANO_CONFIG, "overlay.yaml")
+# tests that run beside each other share two cores
+CORES = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+RUN = ("--cores", str(CORES), "--rerun-incomplete", "--configfile", NANO_CONFIG, "overlay.yaml")
 RESULTS, MODELS = "results/nex-n2-nano", "resources/models/nex-n2-nano"
 
 
