@@ -1,4 +1,4 @@
-"""Pack the quantized variants of a model into one twin GGUF."""
+"""Pack the quantized variants of a model into one twin GGUF, or split one of IQ4_A770 into a nested twin."""
 
 import json
 import logging
@@ -11,33 +11,36 @@ from typing import Any, BinaryIO
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS
 from phase_twin.files import check_digest, write_digest
+from phase_twin.nested import base_file_type, find_refined, nested_tensors
 from phase_twin.origin import origin_kv
 from phase_twin.results import read_result
 from phase_twin.rule import Progress, run_rule
 from prune_dual import (
     CHUNK,
-    IQ3_A770,
     KEY_BUDGET_MB,
     KEY_COUNT,
     KEY_DEFAULT,
-    KEY_IQ3_A770_CODEBOOK,
-    KEY_IQ3_A770_VERSION,
+    KEY_FILE_TYPE,
+    KEY_KIND,
     KEY_PROMOTE_ORDER,
     KEY_PROMOTE_TIE,
     KEY_VERSION,
+    NESTED,
     PROVENANCE_PREFIX,
+    SIBLINGS,
+    TYPE_KEYS,
     VARIANT_PREFIX,
-    VARIANT_VERSION,
+    VERSIONS,
     Gguf,
     GgufError,
     Kv,
     Span,
     Tensor,
     about_bytes,
-    check_iq3_a770,
+    check_types,
     encode_kv,
-    iq3_a770_kv,
     split_variant,
+    type_kv,
     variant_name,
     write_gguf,
 )
@@ -58,14 +61,16 @@ def pack(
 ) -> list[str]:
     """Write the twin of the given quantized files to `out` and return the names of its groups.
 
-    All keys are those of variant 0. The shared tensors and variant 0 come first, in the order of their file, then the
-    further variants one after the other: each phase is then a contiguous range (variant 0) or two (variant 1) of the
-    file, to be fetched or read ahead as such. Memory use does not depend on the size of the files.
+    Several files become siblings; one file, whose experts are IQ4_A770, a nested twin. All keys are those of variant 0.
+    The shared tensors and variant 0 come first, in the order of their file. Further variants come one after the other:
+    each phase is then a contiguous range (variant 0) or two (variant 1) of the file, to be fetched or read ahead as
+    such. Planes come in promotion order: what a budget takes is the begin of the file, but for planes that it skips.
+    Memory use does not depend on the size of the files.
 
     Parameters
     ----------
     variant_paths
-        variant 0 first.
+        variant 0 first, or the one file.
     promote_order, promote_tie
         the values of the keys; names that turn out to be the same in all variants are left out.
     default, budget_mb
@@ -83,18 +88,19 @@ def pack(
     try:
         models = [Gguf.read(path) for path in variant_paths]
         for model in models:
-            check_iq3_a770(model)
-        groups = find_groups(models)
+            check_types(model)
+        kind = SIBLINGS if len(models) > 1 else NESTED
+        refuse_variants(models[0])
+        groups = find_groups(models) if kind == SIBLINGS else find_refined(models[0])
         order, tie = restrict_order(models[0], groups, promote_order, promote_tie)
-        if default >= len(models):
-            raise UserError(f"default variant {default} of {len(models)}")
-        tensors = [*models[0].tensors]
-        for number, model in enumerate(models[1:], 1):
-            tensors += [replace(t, name=variant_name(t.name, number)) for t in model.tensors if t.name in groups]
-        kv = _twin_kv(models[0], tensors, provenance or {})
+        count = max(2, len(models))
+        if default >= count:
+            raise UserError(f"default variant {default} of {count}")
+        tensors = sibling_tensors(models, groups) if kind == SIBLINGS else nested_tensors(models[0], order)
+        kv = _twin_kv(kind, models[0], tensors, provenance or {})
         if license is not None:
             kv += origin_kv(models[0], license, repo)
-        kv += variant_kv(len(models), default, budget_mb, order, tie)
+        kv += variant_kv(kind, count, default, budget_mb, order, tie)
         # write_gguf writes beside `out` and renames; an older twin, which snakemake would have removed, is replaced
         out.parent.mkdir(parents=True, exist_ok=True)
         with Progress("pack") as bar:
@@ -121,14 +127,27 @@ def find_groups(models: Sequence[Gguf]) -> list[str]:
             raise UserError(f"{model.path} and {first.path} differ in tensor {min(odd)}: only one of them has it")
     with Progress("compare") as bar:
         for done, tensor in enumerate(first.tensors, 1):
-            if split_variant(tensor.name) != (tensor.name, 0):
-                raise UserError(f"{first.path}: tensor {tensor.name} is a variant already; pack plain files")
             if not all(_same(tensor, tensors[tensor.name]) for tensors in others):
                 groups.append(tensor.name)
             bar.show(done, len(first.tensors))
     if not groups:
         raise UserError(f"{', '.join(str(model.path) for model in models)}: no tensor differs, nothing to pack")
     return groups
+
+
+def sibling_tensors(models: Sequence[Gguf], groups: list[str]) -> list[Tensor]:
+    """The tensors of a twin of siblings, in the order of the file."""
+    tensors = [*models[0].tensors]
+    for number, model in enumerate(models[1:], 1):
+        tensors += [replace(t, name=variant_name(t.name, number)) for t in model.tensors if t.name in groups]
+    return tensors
+
+
+def refuse_variants(model: Gguf) -> None:
+    """Raise a UserError if a file that is to be packed is a twin itself."""
+    for tensor in model.tensors:
+        if any(split_variant(tensor.name, kind) != (tensor.name, 0) for kind in VERSIONS):
+            raise UserError(f"{model.path}: tensor {tensor.name} is a variant already; pack plain files")
 
 
 def _same(tensor: Tensor, other: Tensor) -> bool:
@@ -198,11 +217,12 @@ def restrict_order(
     return [order[index] for index in kept], tie and [tie[index] for index in kept]
 
 
-def _twin_kv(model: Gguf, tensors: list[Tensor], provenance: dict[str, str | int]) -> list[Kv]:
+def _twin_kv(kind: str, model: Gguf, tensors: list[Tensor], provenance: dict[str, str | int]) -> list[Kv]:
     ours = [encode_kv(PROVENANCE_PREFIX + k, "str" if isinstance(v, str) else "u32", v) for k, v in provenance.items()]
-    if any(tensor.type == IQ3_A770 for tensor in tensors):
-        ours += iq3_a770_kv()
-    replaced = {entry.name for entry in ours} | {KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK}
+    ours += type_kv(tensor.type for tensor in tensors)
+    if kind == NESTED and (file_type := base_file_type(model)) is not None:
+        ours.append(encode_kv(KEY_FILE_TYPE, "u32", file_type))
+    replaced = {entry.name for entry in ours} | {*TYPE_KEYS}
     if untrue := about_bytes(model):
         log.warning("%s: %s: of that file's bytes, so not in the twin", model.path, ", ".join(untrue))
     replaced |= set(untrue)
@@ -210,14 +230,18 @@ def _twin_kv(model: Gguf, tensors: list[Tensor], provenance: dict[str, str | int
     return kept + ours
 
 
-def variant_kv(count: int, default: int, budget_mb: int, order: list[str], tie: list[int] | None) -> list[Kv]:
+def variant_kv(
+    kind: str, count: int, default: int, budget_mb: int, order: list[str], tie: list[int] | None
+) -> list[Kv]:
     """The general.tensor_variant.* entries of a twin; optional ones are left out where they say nothing."""
     kv = [
-        encode_kv(KEY_VERSION, "u32", VARIANT_VERSION),
+        encode_kv(KEY_VERSION, "u32", VERSIONS[kind]),
         encode_kv(KEY_COUNT, "u32", count),
         encode_kv(KEY_DEFAULT, "u32", default),
         encode_kv(KEY_PROMOTE_ORDER, "[str]", order),
     ]
+    if kind != SIBLINGS:
+        kv.append(encode_kv(KEY_KIND, "str", kind))
     if budget_mb:
         kv.append(encode_kv(KEY_BUDGET_MB, "u32", budget_mb))
     if tie is not None:

@@ -12,7 +12,19 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from prune_dual import BLOCK_SIZES, FILE_TYPES, IQ3_A770, Gguf, Kv, Span, Tensor, encode_kv, iq3_a770_kv, write_gguf
+from prune_dual import (
+    BLOCK_SIZES,
+    FILE_TYPES,
+    IQ3_A770,
+    TYPE_KEYS,
+    Gguf,
+    Kv,
+    Span,
+    Tensor,
+    encode_kv,
+    type_kv,
+    write_gguf,
+)
 
 LAYERS, VOCABULARY = 40, 248_320
 D_MODEL, D_FF, EXPERTS, EXPERTS_USED = 2048, 512, 256, 8
@@ -110,13 +122,13 @@ def metadata(template: Gguf, layers: int, expert_type: int) -> list[Kv]:
     """Return the template's keys with the sizes of the large model."""
     ours = {f"qwen35moe.{name}": value for name, value in SIZES.items()} | {"qwen35moe.block_count": layers}
     ours["general.file_type"] = FILE_TYPES.get(expert_type, 0)
-    kept = [entry for name, entry in template.kv.items() if name not in ours and not name.startswith("iq3_a770.")]
+    kept = [entry for name, entry in template.kv.items() if name not in ours and name not in TYPE_KEYS]
     made = [encode_kv(name, "u32", value) for name, value in ours.items()]
     made += [encode_kv("qwen35moe.rope.dimension_sections", "[i32]", [11, 11, 10, 0])]
     # without a list of the recurrent layers the engine goes by full_attention_interval
     replaced = ("qwen35moe.rope.dimension_sections", "qwen35moe.attention.recurrent_layers")
     kept = [entry for entry in kept if entry.name not in replaced]
-    return kept + made + (iq3_a770_kv() if expert_type == IQ3_A770 else [])
+    return kept + made + type_kv([expert_type])
 
 
 def write_shape_model(template: Path, layers: int, expert_type: int, out: Path, rest_type: int = Q6_K) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 from phase_twin.engine import ENVIRONMENT, override
 from phase_twin.errors import UserError
 from phase_twin.experts import CLASSES, layer_and_class, routed_experts
+from phase_twin.nested import base_file_type
 from phase_twin.results import write_result
 from phase_twin.rule import Progress, run_rule, run_tool
 from prune_dual import (
     KEY_ALIGNMENT,
-    KEY_IQ3_A770_CODEBOOK,
-    KEY_IQ3_A770_VERSION,
+    KEY_FILE_TYPE,
     MIB,
+    NESTED,
+    TYPE_KEYS,
     Gguf,
     GgufError,
     Selection,
@@ -31,7 +33,7 @@ log = logging.getLogger("phase_twin")
 
 
 def verify_bytes(twin_path: Path, variant_paths: Sequence[Path]) -> dict[str, Any]:
-    """Read the twin back and compare every tensor and key with the files it was packed from.
+    """Read the twin back and compare every tensor and key with the files it was packed from: one for a nested twin.
 
     Returns
     -------
@@ -47,13 +49,15 @@ def verify_bytes(twin_path: Path, variant_paths: Sequence[Path]) -> dict[str, An
     try:
         twin = Twin.read(twin_path)
         models = [Gguf.read(path) for path in variant_paths]
-        if twin.count != len(models):
-            raise UserError(f"{twin_path}: has {twin.count} variants, packed were {len(models)}")
-        _compare_keys(twin.gguf, models[0])
+        # a nested twin is split from its last variant
+        numbers = [twin.count - 1] if twin.kind == NESTED else [*range(twin.count)]
+        if len(numbers) != len(models):
+            raise UserError(f"{twin_path}: is made of {len(numbers)} files, packed were {len(models)}")
+        _compare_keys(twin, models[0])
         return {
             "groups": len(twin.groups),
             "bytes": sum(tensor.nbytes for tensor in twin.gguf.tensors),
-            "tensors": _compare_tensors(twin, models),
+            "tensors": _compare_tensors(twin, dict(zip(numbers, models, strict=True))),
             "types": [count_types(twin.gguf, twin.phase(number)) for number in range(twin.count)],
         }
     except GgufError as error:
@@ -69,31 +73,41 @@ def count_types(model: Gguf, tensors: Sequence[Tensor]) -> dict[str, dict[str, i
     return {name: dict(counts.most_common()) for name, counts in found.items()}
 
 
-def _compare_keys(twin: Gguf, model: Gguf) -> None:
+def _compare_keys(twin: Twin, model: Gguf) -> None:
     # a source of before the type's keys may lack them; Twin.read has checked the twin's, and its alignment
-    for name in model.kv.keys() - {KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK, KEY_ALIGNMENT} - {*about_bytes(model)}:
-        entry = twin.kv.get(name)
+    own = {*TYPE_KEYS, KEY_ALIGNMENT, *about_bytes(model)}
+    if twin.kind == NESTED:
+        own.add(KEY_FILE_TYPE)
+        if twin.gguf.get(KEY_FILE_TYPE, "u32") != (file_type := base_file_type(model)):
+            raise UserError(f"{twin.gguf.path}: {KEY_FILE_TYPE} is not {file_type}, that of variant 0")
+    for name in model.kv.keys() - own:
+        entry = twin.gguf.kv.get(name)
         if entry is None or sha256_span(entry.raw) != sha256_span(model.kv[name].raw):
-            raise UserError(f"{twin.path}: key {name} is not as in {model.path}")
+            raise UserError(f"{twin.gguf.path}: key {name} is not as in {model.path}")
 
 
-def _compare_tensors(twin: Twin, models: Sequence[Gguf]) -> dict[str, dict[str, Any]]:
+def _compare_tensors(twin: Twin, models: dict[int, Gguf]) -> dict[str, dict[str, Any]]:
+    """Compare each phase with the file it came from, and what is woven with each part of it."""
     report: dict[str, dict[str, Any]] = {}
-    stored = {tensor.data: tensor.name for tensor in twin.gguf.tensors}
-    total = sum(len(model.tensors) for model in models)
+    stored = {tensor.data: tensor for tensor in twin.gguf.tensors}
+    total = sum(len(model.tensors) for model in models.values())
     done = 0
     with Progress("verify") as bar:
-        for number, model in enumerate(models):
+        for number, model in models.items():
             phase = twin.phase(number)
             _compare_lists(twin, phase, model)
             theirs = {tensor.name: tensor.data for tensor in model.tensors}
             for ours in phase:
-                name = stored[ours.data]
-                if name not in report:
-                    facts = {"type": ours.type_name, "bytes": ours.nbytes, "sha256": sha256_span(ours.data)}
-                    report[name] = facts
-                if sha256_span(theirs[ours.name]) != report[name]["sha256"]:
-                    raise UserError(f"{twin.gguf.path}: tensor {name} does not have the bytes it has in {model.path}")
+                whole = theirs[ours.name]
+                for span, part in zip(ours.sources, ours.within(whole.path, whole.offset), strict=True):
+                    held = stored[span]
+                    if held.name not in report:
+                        facts = {"type": held.type_name, "bytes": held.nbytes, "sha256": sha256_span(span)}
+                        report[held.name] = facts
+                    if sha256_span(part) != report[held.name]["sha256"]:
+                        raise UserError(
+                            f"{twin.gguf.path}: tensor {held.name} does not have the bytes it has in {model.path}"
+                        )
                 done += 1
                 bar.show(done, total)
     if unused := {tensor.name for tensor in twin.gguf.tensors} - report.keys():

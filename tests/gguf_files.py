@@ -12,10 +12,16 @@ import gguf
 
 F32, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0 = 0, 11, 12, 13, 14, 8
 Q2_0 = 42
-IQ3_A770 = 770
+IQ3_A770, IQ3_A770_R, IQ4_A770 = 770, 771, 772
 # weights and bytes of a block
-SIZES = gguf.GGML_QUANT_SIZES | {Q2_0: (64, 18), IQ3_A770: (256, 102)}
+SIZES = gguf.GGML_QUANT_SIZES | {Q2_0: (64, 18), IQ3_A770: (256, 102), IQ3_A770_R: (256, 40), IQ4_A770: (256, 142)}
 CODEBOOK = [-125, -73, -36, -4, 21, 49, 82, 127]
+TABLES = [
+    [-108, -91, -66, -52, -36, -24, -11, -1, 10, 19, 31, 41, 55, 67, 88, 104],
+    [-101, -85, -59, -47, -31, -20, -7, 3, 13, 23, 34, 45, 59, 72, 94, 111],
+    [-121, -99, -72, -57, -39, -26, -12, -1, 11, 21, 33, 45, 60, 73, 95, 115],
+    [-112, -92, -65, -51, -34, -22, -8, 3, 14, 25, 37, 49, 65, 78, 102, 124],
+]
 
 TYPES = ["u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64"]
 FORMATS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "bool": "?", "u64": "Q"}
@@ -23,6 +29,11 @@ FORMATS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i",
 Key = tuple[str, str, Any]
 PLAIN: list[Key] = [("general.architecture", "str", "qwen35moe")]
 IQ3_KEYS: list[Key] = [("iq3_a770.version", "u32", 1), ("iq3_a770.codebook", "[i8]", CODEBOOK)]
+IQ4_KEYS: list[Key] = [
+    *IQ3_KEYS,
+    ("iq3_a770_r.version", "u32", 1),
+    ("iq3_a770_r.tables", "[i8]", [level for table in TABLES for level in table]),
+]
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,21 @@ def twin_keys(
     return PLAIN + [entry for entry in (keys | (instead or {})).values() if entry is not None]
 
 
+def nested_keys(
+    order: Sequence[str],
+    tie: Sequence[int] | None = None,
+    *,
+    instead: dict[str, Key | None] | None = None,
+    **keys: Any,
+) -> list[Key]:
+    """The keys of a nested twin, as twin_keys."""
+    nested: dict[str, Key | None] = {
+        "version": ("general.tensor_variant.version", "u32", 2),
+        "kind": ("general.tensor_variant.kind", "str", "nested"),
+    }
+    return twin_keys(order, tie, instead=nested | (instead or {}), **keys)
+
+
 def early_twin(path: Path) -> Path:
     """A twin as the first ones were published: type 42, file type 28, and no key that tells a version."""
     name = expert(0, "up")
@@ -186,6 +212,26 @@ def small_twin(path: Path, low: int = Q3_K, high: int = Q8_0, groups: int = 4, *
     tensors += [Raw(f"{name}.v1", shape, high, filled(name, shape, high).data) for name in names]
     extra = keys.pop("extra", [])
     return write(path, twin_keys(names, **keys) + extra + (IQ3_KEYS if IQ3_A770 in (low, high) else []), tensors)
+
+
+def nested_twin(path: Path, groups: int = 4, shape: Sequence[int] = (256, 64, 160), **keys: Any) -> Path:
+    """As small_twin, but nested; promoting one of the first shape adds 0.39 MiB."""
+    names = [expert(layer, "gate") for layer in range(groups)]
+    tensors = [filled("token_embd.weight", (256, 64), Q6_K)]
+    tensors += [filled(name, shape, IQ3_A770) for name in names]
+    tensors += [filled(f"{name}.r1", shape, IQ3_A770_R) for name in names]
+    extra = keys.pop("extra", [])
+    return write(path, nested_keys(names, **keys) + extra + IQ4_KEYS, tensors)
+
+
+def refined_model(path: Path, layers: int = 2) -> Path:
+    """A plain file of IQ4_A770, but for the last layer's `down`: what a nested twin is split from."""
+    tensors = [filled("token_embd.weight", (256, 8), Q6_K), filled("output_norm.weight", (256,), F32)]
+    for layer in range(layers):
+        tensors.append(filled(f"blk.{layer}.attn_norm.weight", (256,), F32))
+        tensors += [filled(expert(layer, name), (256, 3, 4), IQ4_A770) for name in ("gate", "up")]
+        tensors.append(filled(expert(layer, "down"), (256, 5, 4), Q6_K if layer == layers - 1 else IQ4_A770))
+    return write(path, [*PLAIN, ("general.file_type", "u32", 772), ("x.list", "[str]", ["a", "é"]), *IQ4_KEYS], tensors)
 
 
 def published_twin(path: Path, gate_up: int | type[Raw] = IQ3_A770) -> Path:
@@ -248,9 +294,9 @@ BAD_TWINS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         _bad(GOOD, twin_keys([A, B], instead={"count": ("general.tensor_variant.count", "str", "2")})),
         ("count", "type"),
     ),
-    "version 2": (
-        _bad(GOOD, twin_keys([A, B], instead={"version": ("general.tensor_variant.version", "u32", 2)})),
-        ("version", "2", "1"),
+    "version 3": (
+        _bad(GOOD, twin_keys([A, B], instead={"version": ("general.tensor_variant.version", "u32", 3)})),
+        ("version", "3", "2"),
     ),
     "default beyond the variants": (_bad(GOOD, twin_keys([A, B], default=2)), ("default", "2")),
     "ties shorter than the order": (_bad(GOOD, twin_keys([A, B], [1])), ("promote_tie", "1", "2")),
@@ -290,6 +336,63 @@ BAD_IQ3_A770: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "a version of the wrong type": (
         _bad(IQ3_PAIR, [*twin_keys([A]), ("iq3_a770.version", "str", "1"), IQ3_KEYS[1]]),
         ("iq3_a770.version", "str", "u32"),
+    ),
+}
+
+NESTED = [Raw(A, SHAPE, IQ3_A770), Raw(f"{A}.r1", SHAPE, IQ3_A770_R)]
+KIND = "general.tensor_variant.kind"
+
+
+def _nested(tensors: Sequence[Raw], **keys: Any) -> Callable[[Path], Path]:
+    return _bad(tensors, nested_keys([A, B], **keys) + IQ4_KEYS)
+
+
+def _without(name: str) -> list[Key]:
+    return nested_keys([A]) + [entry for entry in IQ4_KEYS if entry[0] != name]
+
+
+BAD_NESTED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
+    "a plane without its base": (_nested([*NESTED, Raw(f"{B}.r1", SHAPE, IQ3_A770_R)]), (f"{B}.r1", B)),
+    "a plane of another shape": (
+        _nested([*NESTED, Raw(B, SHAPE, IQ3_A770), Raw(f"{B}.r1", (256, 5), IQ3_A770_R)]),
+        (f"{B}.r1", "shape"),
+    ),
+    "a plane beside a whole sibling": (_nested([*NESTED, Raw(f"{A}.v1", SHAPE, Q4_K)]), (f"{A}.v1",)),
+    "a whole sibling": (_nested([*NESTED, Raw(B, SHAPE, IQ3_A770), Raw(f"{B}.v1", SHAPE, Q4_K)]), (f"{B}.v1",)),
+    "a plane in a twin of siblings": (_bad([*GOOD, *NESTED[1:]], twin_keys([A, B]) + IQ4_KEYS), (f"{A}.r1",)),
+    "a base of another type": (_nested([Raw(A, SHAPE, Q4_K), NESTED[1]]), (A, "Q4_K", "IQ3_A770")),
+    "a plane of another type": (_nested([NESTED[0], Raw(f"{A}.r1", SHAPE, Q4_K)]), (f"{A}.r1", "Q4_K", "IQ3_A770_R")),
+    "a plane that is not named so": (_nested([*NESTED, Raw(B, SHAPE, IQ3_A770_R)]), (B, "IQ3_A770_R")),
+    "a second plane": (_nested([*NESTED, Raw(f"{A}.r2", SHAPE, IQ3_A770_R)]), (f"{A}.r2",)),
+    ".r0": (_nested([*NESTED, Raw(f"{A}.r0", SHAPE, IQ3_A770_R)]), (f"{A}.r0",)),
+    ".r01": (_nested([*NESTED, Raw(B, SHAPE, IQ3_A770), Raw(f"{B}.r01", SHAPE, IQ3_A770_R)]), (f"{B}.r01",)),
+    "no plane": (_nested(NESTED[:1]), ("count", "no tensor has variants")),
+    "count 3": (_nested(NESTED, count=3), ("count", "3", "2")),
+    "version 3": (
+        _nested(NESTED, instead={"version": ("general.tensor_variant.version", "u32", 3)}),
+        ("general.tensor_variant.version", "3", "2"),
+    ),
+    "version 1": (
+        _nested(NESTED, instead={"version": ("general.tensor_variant.version", "u32", 1)}),
+        ("general.tensor_variant.version", "1", "nested"),
+    ),
+    "no kind": (_nested(NESTED, instead={"kind": None}), (KIND, "2")),
+    "an unknown kind": (_nested(NESTED, instead={"kind": (KIND, "str", "cousins")}), (KIND, "cousins")),
+    "a kind of the wrong type": (_nested(NESTED, instead={"kind": (KIND, "u32", 1)}), (KIND, "type")),
+    "no version of the plane": (_bad(NESTED, _without("iq3_a770_r.version")), ("iq3_a770_r.version",)),
+    "no tables": (_bad(NESTED, _without("iq3_a770_r.tables")), ("iq3_a770_r.tables",)),
+    "no codebook": (_bad(NESTED, _without("iq3_a770.codebook")), ("iq3_a770.codebook",)),
+    "another version of the plane": (
+        _bad(NESTED, [*_without("iq3_a770_r.version"), ("iq3_a770_r.version", "u32", 2)]),
+        ("iq3_a770_r.version", "2", "1"),
+    ),
+    "other tables": (
+        _bad(NESTED, [*_without("iq3_a770_r.tables"), ("iq3_a770_r.tables", "[i8]", [-107, *IQ4_KEYS[3][2][1:]])]),
+        ("iq3_a770_r.tables", "-107", "-108"),
+    ),
+    "tables of the wrong type": (
+        _bad(NESTED, [*_without("iq3_a770_r.tables"), ("iq3_a770_r.tables", "[u32]", [1])]),
+        ("iq3_a770_r.tables", "type"),
     ),
 }
 

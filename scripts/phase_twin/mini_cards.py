@@ -11,7 +11,8 @@ from prune_dual import (
     KEY_PROMOTE_TIE,
     KEY_VERSION,
     RESERVE_GIB,
-    VARIANT_VERSION,
+    SIBLINGS,
+    VERSIONS,
     Gguf,
     GgufError,
     Plan,
@@ -20,9 +21,9 @@ from prune_dual import (
     Tensor,
     Twin,
     encode_kv,
-    iq3_a770_kv,
     plan,
     tensor_nbytes,
+    type_kv,
     variant_name,
 )
 from shape_model import D_MODEL, LAYERS, Q6_K, SIZES, TYPES, VOCABULARY, layer_shapes, tensor_type
@@ -55,8 +56,8 @@ def twin_of_shapes() -> Twin:
     keys = [encode_kv("general.architecture", "str", "qwen35moe")]
     keys += [encode_kv(f"qwen35moe.{name}", "u32", value) for name, value in (SIZES | {"block_count": LAYERS}).items()]
     keys += [
-        *iq3_a770_kv(),
-        encode_kv(KEY_VERSION, "u32", VARIANT_VERSION),
+        *type_kv(VARIANTS),
+        encode_kv(KEY_VERSION, "u32", VERSIONS[SIBLINGS]),
         encode_kv(KEY_COUNT, "u32", len(VARIANTS)),
         encode_kv(KEY_PROMOTE_ORDER, "[str]", groups),
         encode_kv(KEY_PROMOTE_TIE, "[u32]", ties),

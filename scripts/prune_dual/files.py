@@ -99,7 +99,7 @@ def lock_output(file: BinaryIO) -> bool:
     return True
 
 
-def write_all(out: BinaryIO, data: bytes) -> None:
+def write_all(out: BinaryIO, data: bytes | memoryview) -> None:
     """Write `data` to an unbuffered file, which may take less at a time."""
     view = memoryview(data)
     while view:

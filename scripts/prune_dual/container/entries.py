@@ -3,6 +3,7 @@
 import math
 import struct
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,48 @@ class Span:
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return file.read(self.nbytes)
+
+
+@dataclass(frozen=True)
+class Strand:
+    """`width` bytes of each block of a range of a file, from byte `first` of the block on."""
+
+    span: Span
+    block: int  # bytes
+    first: int
+    width: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return self.span.nbytes // self.block
+
+    @property
+    def nbytes(self) -> int:
+        """Size of what is taken."""
+        return self.n_blocks * self.width
+
+
+@dataclass(frozen=True)
+class Woven:
+    """Bytes whose blocks are put together of those of several strands, in this order."""
+
+    strands: tuple[Strand, ...]
+
+    @property
+    def block(self) -> int:
+        """Bytes of a block."""
+        return sum(strand.width for strand in self.strands)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole."""
+        return sum(strand.nbytes for strand in self.strands)
+
+    def within(self, span: Span) -> list[Strand]:
+        """Where each strand is in a range that holds the woven bytes."""
+        ends = accumulate(strand.width for strand in self.strands)
+        return [Strand(span, self.block, end - s.width, s.width) for end, s in zip(ends, self.strands, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -106,17 +149,30 @@ def encode_kv(key: str, kind: str, value: Any) -> Kv:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's entry; `shape` is in the file's order (row length first), `data` where its bytes are."""
+    """A tensor's entry; `shape` is in the file's order (row length first), `data` where its bytes are.
+
+    A tensor that a file holds is a range of it; one that is to be written may be woven of several.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: int
-    data: Span
+    data: Span | Woven
 
     @property
     def nbytes(self) -> int:
         """Size of the data."""
         return self.data.nbytes
+
+    @property
+    def sources(self) -> list[Span]:
+        """The ranges that the data is made of."""
+        return [self.data] if isinstance(self.data, Span) else [strand.span for strand in self.data.strands]
+
+    def within(self, path: Path, offset: int) -> list[Span | Strand]:
+        """Where the bytes of each of the sources are in a file that has the data at `offset`."""
+        written = Span(path, offset, self.nbytes)
+        return [written] if isinstance(self.data, Span) else [*self.data.within(written)]
 
     @property
     def type_name(self) -> str:

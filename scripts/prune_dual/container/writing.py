@@ -1,4 +1,4 @@
-"""Write GGUF files by copying ranges of others."""
+"""Write GGUF files by copying ranges of others, or weaving blocks of several."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -9,8 +9,9 @@ from typing import BinaryIO
 from ..errors import MIB, GgufError
 from ..files import CHUNK, check_output, check_space, partial_output, partial_path, write_all
 from ..progress import Progress
-from .entries import DEFAULT_ALIGNMENT, Kv, Span, Tensor
+from .entries import DEFAULT_ALIGNMENT, Kv, Span, Tensor, Woven
 from .layout import Layout, lay_out
+from .weaving import woven_blocks
 
 READ = MIB  # what passes through our memory: more is slower, as it leaves the processor's cache
 
@@ -28,7 +29,7 @@ def write_gguf(
     """Write a GGUF file, streaming keys and tensors from where they are, and return its size in bytes.
 
     The file appears under its name only when complete. Memory use does not depend on its size: ranges go from file to
-    file within the kernel, or by chunks; mapped memory would count as ours.
+    file within the kernel, or by chunks, as woven ones always do; mapped memory would count as ours.
 
     Parameters
     ----------
@@ -47,7 +48,8 @@ def write_gguf(
         if the output exists or is an input, the disk is too full, or reading or writing fails.
     """
     path, layout = Path(path), lay_out(kv, tensors, alignment)
-    spans = [part for part in layout.head if isinstance(part, Span)] + [tensor.data for tensor in layout.tensors]
+    spans = [part for part in layout.head if isinstance(part, Span)]
+    spans += [span for tensor in layout.tensors for span in tensor.sources]
     check_output(path, {span.path for span in spans}, force)
     try:
         with partial_output(path) as out, ExitStack() as stack:
@@ -55,11 +57,17 @@ def write_gguf(
             sources: dict[Path, BinaryIO] = {}
             states: dict[Path, tuple[int, int]] = {}
 
-            def copy(span: Span) -> None:
+            def source(span: Span) -> BinaryIO:
                 if span.path not in sources:
                     sources[span.path] = stack.enter_context(open(span.path, "rb", buffering=0))
                     states[span.path] = _state(sources[span.path])
-                _copy(sources[span.path], span, out, progress, layout.nbytes)
+                return sources[span.path]
+
+            def copy(data: Span | Woven) -> None:
+                if isinstance(data, Span):
+                    _copy(source(data), data, out, progress, layout.nbytes)
+                else:
+                    _weave([source(strand.span) for strand in data.strands], data, out, progress, layout.nbytes)
 
             for part in layout.head:
                 if isinstance(part, Span):
@@ -70,9 +78,9 @@ def write_gguf(
                 out.seek(offset)
                 copy(tensor.data)
             out.truncate(layout.nbytes)
-            for source, file in sources.items():
-                if _state(file) != states[source]:
-                    raise GgufError(f"{source}: changed while it was copied; run again when nothing writes to it")
+            for read, file in sources.items():
+                if _state(file) != states[read]:
+                    raise GgufError(f"{read}: changed while it was copied; run again when nothing writes to it")
             if check:
                 os.fsync(out.fileno())
                 check(Path(out.name), layout)
@@ -107,6 +115,14 @@ def _copy(source: BinaryIO, span: Span, out: BinaryIO, progress: Progress | None
             write_all(out, data)
             copied = len(data)
         done += copied
+        if progress:
+            progress(out.tell(), total)
+
+
+def _weave(sources: list[BinaryIO], woven: Woven, out: BinaryIO, progress: Progress | None, total: int) -> None:
+    """Append the blocks of `woven`, whose strands are in `sources`, to `out`."""
+    for blocks in woven_blocks(sources, woven):
+        write_all(out, memoryview(blocks).cast("B"))
         if progress:
             progress(out.tell(), total)
 

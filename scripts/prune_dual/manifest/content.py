@@ -9,7 +9,8 @@ from typing import Any, Self
 from ..container.entries import Tensor
 from ..container.reader import Gguf
 from ..errors import GgufError
-from ..twin.groups import Twin, split_variant
+from ..twin.groups import Twin
+from ..twin.kinds import split_variant
 
 MANIFEST_NAME = "manifest.json"
 FORMAT, VERSION = "phase-twin-manifest", 1
@@ -73,7 +74,7 @@ class Manifest:
         ranks = {name: rank for rank, name in reversed(list(enumerate(twin.promote_order)))}
         tensors = []
         for t in twin.gguf.tensors:
-            group, variant = split_variant(t.name)
+            group, variant = split_variant(t.name, twin.kind)
             rank = ranks.get(group) if group in twin.groups else None
             tensors.append(
                 TensorHash(t.name, t.type_name, list(t.shape), t.data.offset, t.nbytes, hashes[t.name], variant, rank)
@@ -90,8 +91,8 @@ class Manifest:
             f'  "tensors": [\n{tensors}\n  ]\n }}\n}}\n'
         )
 
-    def expected(self, twin: Gguf, tensors: Sequence[Tensor]) -> list[TensorHash]:
-        """The entries of `tensors`, which `twin` holds under whatever name.
+    def expected(self, twin: Gguf, tensors: Sequence[Tensor]) -> list[list[TensorHash]]:
+        """The entries of what each of `tensors` is made of, which `twin` holds under whatever names.
 
         Raises
         ------
@@ -99,16 +100,18 @@ class Manifest:
             if the manifest is of another file.
         """
         entries = {(entry.offset, entry.nbytes): entry for entry in self.tensors}
-        found = []
-        for tensor in tensors:
+        stored = {tensor.data: tensor for tensor in twin.tensors}
+
+        def find(tensor: Tensor) -> TensorHash:
             entry = entries.get((tensor.data.offset, tensor.nbytes))
             if not entry or entry.shape != list(tensor.shape) or entry.type != tensor.type_name:
                 raise GgufError(
                     f"{self.where}: is not of {twin.path}: tensor {tensor.name!r} is not there as the twin has it; "
                     "name the right one with --manifest, or say --manifest none"
                 )
-            found.append(entry)
-        return found
+            return entry
+
+        return [[find(stored[span]) for span in tensor.sources] for tensor in tensors]
 
 
 def _field(data: Any, key: str, kind: type, where: str) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..container.entries import Span
 from ..container.hashing import sha256_span
 from ..container.layout import Layout, same_head
 from ..container.reader import Gguf
@@ -57,15 +56,17 @@ def hash_gguf(gguf: Gguf, progress: Progress | None = None) -> tuple[str, dict[s
 def verify_copy(
     path: Path,
     layout: Layout,
-    entries: Sequence[TensorHash] | None = None,
+    entries: Sequence[Sequence[TensorHash]] | None = None,
     progress: Progress | None = None,
     *,
     with_source: bool = True,
 ) -> None:
-    """Read the written file at `path` back and compare each tensor with the manifest's `entries`, and with its source.
+    """Read the written file at `path` back and compare each tensor with its source, or each of those it is woven of.
 
     Parameters
     ----------
+    entries
+        the manifest's, of the sources of each tensor, which are compared too.
     with_source
         whether the source is here to be read; without it there must be `entries`.
 
@@ -84,12 +85,13 @@ def verify_copy(
             progress(done, total)
 
     for index, (tensor, offset) in enumerate(layout.placed):
-        found = sha256_span(Span(path, offset, tensor.nbytes), count)
-        source = sha256_span(tensor.data, count) if with_source else found
-        if entries and source != entries[index].sha256:
-            raise wrong_hash(entries[index], source, str(tensor.data.path if with_source else path))
-        if found != source:
-            raise GgufError(f"{path}: tensor {tensor.name!r} does not have the bytes it has in {tensor.data.path}")
+        for part, (written, span) in enumerate(zip(tensor.within(path, offset), tensor.sources, strict=True)):
+            found = sha256_span(written, count)
+            source = sha256_span(span, count) if with_source else found
+            if entries and source != entries[index][part].sha256:
+                raise wrong_hash(entries[index][part], source, str(span.path if with_source else path))
+            if found != source:
+                raise GgufError(f"{path}: tensor {tensor.name!r} does not have the bytes it has in {span.path}")
     if not same_head(path, layout):
         raise GgufError(f"{path}: its keys do not have the bytes they were written with")
 

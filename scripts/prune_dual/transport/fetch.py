@@ -59,10 +59,10 @@ class Fetch:
             self.stop.set()
 
     def _bring(self, number: int) -> None:
-        chunk, moved = self.chunks[number], self.chunks[number].target - self.chunks[number].source
+        chunk = self.chunks[number]
 
-        def sink(offset: int, piece: bytes) -> None:
-            self.journal.write(number, offset + moved, piece)
+        def sink(_offset: int, piece: bytes) -> None:
+            self.journal.write(number, piece)
             if self.progress:
                 self.progress(self.journal.total, self.total)
 

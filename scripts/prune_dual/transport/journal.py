@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Self
 
 from ..errors import MIB
-from ..files import write_all
 from .chunks import Chunk
 
 SYNC_EVERY = 64 * MIB  # bytes that may be on disk without the journal's knowing
@@ -56,11 +55,10 @@ class Journal:
             self.file.close()
             self.out.close()
 
-    def write(self, number: int, offset: int, piece: bytes) -> None:
-        """Put the next piece of a chunk to byte `offset` of the data."""
+    def write(self, number: int, piece: bytes) -> None:
+        """Put the next piece of a chunk to its place in the data."""
         with self.mutex:
-            self.out.seek(offset)
-            write_all(self.out, piece)
+            self.chunks[number].put(self.out, self.done[number], piece)
             self.done[number] += len(piece)
             self.total += len(piece)
             self.waiting[number] = self.done[number]

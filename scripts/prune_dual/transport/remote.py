@@ -125,27 +125,32 @@ class RemoteSource:
     def _verify(
         self,
         layout: Layout,
-        entries: Sequence[TensorHash],
+        entries: Sequence[Sequence[TensorHash]],
         chunks: Sequence[Chunk],
         journal: Journal,
         fetch: Fetch,
     ) -> None:
-        """Compare every tensor with the manifest; fetch those that differ once more."""
-        path, placed = fetch.path, layout.placed
-        suspects = list(range(len(placed)))
+        """Compare every tensor with the manifest, or those that it is woven of; fetch those that differ once more."""
+        path = fetch.path
+        parts = [
+            (written, span, entry)
+            for (tensor, offset), known in zip(layout.placed, entries, strict=True)
+            for written, span, entry in zip(tensor.within(path, offset), tensor.sources, known, strict=True)
+        ]
+        suspects = list(range(len(parts)))
         for attempt in (1, 2):
             journal.sync()
             forget_cached(path)
-            found = {n: sha256_span(Span(path, placed[n][1], placed[n][0].nbytes)) for n in suspects}
-            suspects = [n for n in suspects if found[n] != entries[n].sha256]
+            found = {n: sha256_span(parts[n][0]) for n in suspects}
+            suspects = [n for n in suspects if found[n] != parts[n][2].sha256]
             if not suspects:
                 return
-            ranges = [(placed[n][1], placed[n][1] + placed[n][0].nbytes) for n in suspects]
+            ranges = [(span.offset, span.offset + span.nbytes) for span in (parts[n][1] for n in suspects)]
             for number, chunk in enumerate(chunks):
-                if any(chunk.target < end and start < chunk.target + chunk.nbytes for start, end in ranges):
+                if any(chunk.source < end and start < chunk.source + chunk.nbytes for start, end in ranges):
                     journal.forget(number)
             if attempt == 1:
-                first = entries[suspects[0]]
+                first = parts[suspects[0]][2]
                 log.warning(
                     "%s: tensor %r is not what the manifest says (%d such): fetching again",
                     self.where,
@@ -154,7 +159,7 @@ class RemoteSource:
                 )
                 fetch.run()
                 _write_around(path, layout)
-        raise wrong_hash(entries[suspects[0]], found[suspects[0]], self.where)
+        raise wrong_hash(parts[suspects[0]][2], found[suspects[0]], self.where)
 
     def _begin(self, first: bytes) -> None:
         """Keep what an earlier run left if it is of the same file; else start from nothing."""

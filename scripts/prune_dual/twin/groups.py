@@ -1,27 +1,17 @@
 """A GGUF seen as a phase twin: groups of variants, and the keys that say so."""
 
-import logging
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ..container.entries import Kv, Tensor, encode_kv
-from ..container.reader import KEY_VERSION, VARIANT_PREFIX, Gguf
-from ..container.tensor_types import (
-    IQ3_A770,
-    IQ3_A770_CODEBOOK,
-    IQ3_A770_VERSION,
-    KEY_IQ3_A770_CODEBOOK,
-    KEY_IQ3_A770_VERSION,
-)
+from ..container.entries import Tensor
+from ..container.reader import VARIANT_PREFIX, Gguf
+from ..container.type_keys import check_types
 from ..errors import GgufError
+from .kinds import KEY_COUNT, SIBLINGS, find_groups, split_variant, twin_kind
 
-log = logging.getLogger("prune-dual")
-
-VARIANT_VERSION = 1
-KEY_COUNT = VARIANT_PREFIX + "count"
 KEY_DEFAULT = VARIANT_PREFIX + "default"
 KEY_BUDGET_MB = VARIANT_PREFIX + "budget_mb"
 KEY_PROMOTE_ORDER = VARIANT_PREFIX + "promote_order"
@@ -29,32 +19,12 @@ KEY_PROMOTE_TIE = VARIANT_PREFIX + "promote_tie"
 KEY_PROMOTE = VARIANT_PREFIX + "promote"
 
 
-def check_iq3_a770(gguf: Gguf) -> None:
-    """Refuse a file whose IQ3_A770 differs from the one known here; warn where it does not say."""
-    if not any(tensor.type == IQ3_A770 for tensor in gguf.tensors):
-        return
-    for key, kind, ours in (
-        (KEY_IQ3_A770_VERSION, "u32", IQ3_A770_VERSION),
-        (KEY_IQ3_A770_CODEBOOK, "[i8]", list(IQ3_A770_CODEBOOK)),
-    ):
-        theirs = gguf.get(key, kind)
-        if theirs is None:
-            log.warning("%s: key %r is missing, taken as that of IQ3_A770 version %d", gguf.path, key, IQ3_A770_VERSION)
-        elif theirs != ours:
-            raise GgufError(f"{gguf.path}: {key} is {theirs}, this tool knows {ours} only")
-
-
-def iq3_a770_kv() -> list[Kv]:
-    """The entries that a file with IQ3_A770 tensors must carry."""
-    return [
-        encode_kv(KEY_IQ3_A770_VERSION, "u32", IQ3_A770_VERSION),
-        encode_kv(KEY_IQ3_A770_CODEBOOK, "[i8]", IQ3_A770_CODEBOOK),
-    ]
-
-
 @dataclass(frozen=True)
 class Twin:
-    """A GGUF seen as groups of variants."""
+    """A GGUF seen as groups of variants.
+
+    Variant 1 of a nested twin is what base and plane are together: a tensor that no file holds yet.
+    """
 
     gguf: Gguf
     groups: dict[str, dict[int, Tensor]]  # canonical name -> variant -> tensor, in file order
@@ -64,6 +34,7 @@ class Twin:
     promote_order: list[str]
     promote_tie: list[int] | None
     n_loaded_blocks: int | None = None  # those of an MTP head are loaded to speculate with it only; None: all
+    kind: str = SIBLINGS
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, legacy_type_42: bool = False) -> Self:
@@ -79,24 +50,21 @@ class Twin:
             raise GgufError(f"{where}: is a part of a split file; merge it first (llama-gguf-split --merge)")
         if not any(key.startswith(VARIANT_PREFIX) for key in gguf.kv):
             raise GgufError(f"{where}: not a phase twin: it has no {VARIANT_PREFIX}* keys")
-        version = gguf.get(KEY_VERSION, "u32")
-        if version is None:
-            log.warning("%s: key %r is missing, taken as %d", where, KEY_VERSION, VARIANT_VERSION)
-        elif version != VARIANT_VERSION:
-            raise GgufError(f"{where}: {KEY_VERSION} is {version}, this tool knows {VARIANT_VERSION} only")
+        kind = twin_kind(gguf)
         count = gguf.get(KEY_COUNT, "u32")
         if not count:
             raise GgufError(f"{where}: {KEY_COUNT} is {count}")
-        check_iq3_a770(gguf)
+        check_types(gguf)
         twin = cls(
             gguf,
-            _groups(gguf, count),
+            find_groups(gguf, kind, count),
             count,
             gguf.get(KEY_DEFAULT, "u32", 0),
             gguf.get(KEY_BUDGET_MB, "u32", 0),
             gguf.get(KEY_PROMOTE_ORDER, "[str]", []),
             gguf.get(KEY_PROMOTE_TIE, "[u32]"),
             head.start if (head := mtp_blocks(gguf)) else None,
+            kind,
         )
         if twin.default >= count:
             raise GgufError(f"{where}: {KEY_DEFAULT} is {twin.default}, but there are {count} variants")
@@ -114,7 +82,7 @@ class Twin:
         """
         plain = []
         for tensor in self.gguf.tensors:
-            name, number = split_variant(tensor.name)
+            name, number = split_variant(tensor.name, self.kind)
             if number == 0:
                 taken = variants.get(name, 0)
                 plain.append(replace(self.groups[name][taken], name=name) if taken else tensor)
@@ -148,53 +116,3 @@ def mtp_blocks(gguf: Gguf) -> range:
     arch = gguf.get("general.architecture", "str", "")
     n_all, n_mtp = (gguf.get(f"{arch}.{name}", "u32", 0) for name in ("block_count", "nextn_predict_layers"))
     return range(n_all - n_mtp, n_all) if 0 < n_mtp < n_all else range(0)
-
-
-def split_variant(name: str) -> tuple[str, int]:
-    """Canonical name and variant number of a tensor's name: `x.v1` -> (`x`, 1), `x` -> (`x`, 0).
-
-    Raises
-    ------
-    ValueError
-        for `.v0` and leading zeros.
-    """
-    match = re.fullmatch(r"(.*)\.v([0-9]+)", name, re.ASCII | re.DOTALL)
-    if not match:
-        return name, 0
-    if match[2].startswith("0"):
-        raise ValueError("variants count from 1, without leading zeros")
-    return match[1], int(match[2])
-
-
-def variant_name(name: str, number: int) -> str:
-    """The name under which variant `number` of group `name` is stored."""
-    return f"{name}.v{number}" if number else name
-
-
-def _groups(gguf: Gguf, count: int) -> dict[str, dict[int, Tensor]]:
-    def fail(tensor: Tensor, reason: object) -> GgufError:
-        return GgufError(f"{gguf.path}: tensor {tensor.name!r}: {reason}")
-
-    groups: dict[str, dict[int, Tensor]] = {}
-    for tensor in gguf.tensors:
-        try:
-            name, number = split_variant(tensor.name)
-        except ValueError as error:
-            raise fail(tensor, error) from None
-        groups.setdefault(name, {})[number] = tensor
-        if number >= count:
-            raise fail(tensor, f"{KEY_COUNT} is {count}")
-    groups = {name: variants for name, variants in groups.items() if set(variants) != {0}}
-    if not groups:
-        raise GgufError(f"{gguf.path}: {KEY_COUNT} is {count}, but no tensor has variants")
-    for name, variants in groups.items():
-        some = next(iter(variants.values()))
-        if 0 not in variants:
-            raise fail(some, f"its canonical tensor {name!r} is missing")
-        for number in range(count):
-            if number not in variants:
-                raise fail(some, f"has no variant {number}, but {KEY_COUNT} is {count}")
-            if variants[number].shape != variants[0].shape:
-                shapes = f"{list(variants[number].shape)}, that of variant 0 {list(variants[0].shape)}"
-                raise fail(variants[number], f"its shape is {shapes}")
-    return groups

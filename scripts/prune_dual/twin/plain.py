@@ -8,11 +8,12 @@ from ..container.entries import Kv, Tensor, encode_kv
 from ..container.layout import Layout, lay_out
 from ..container.reader import VARIANT_PREFIX
 from ..container.statements import about_bytes
-from ..container.tensor_types import FILE_TYPES, IQ3_A770, KEY_IQ3_A770_CODEBOOK, KEY_IQ3_A770_VERSION
+from ..container.tensor_types import FILE_TYPES
+from ..container.type_keys import TYPE_KEYS, type_kv
 from ..container.writing import write_gguf
 from ..errors import MIB
 from ..progress import Progress
-from .groups import Twin, iq3_a770_kv
+from .groups import Twin
 from .selection import Selection
 
 KEY_FILE_TYPE = "general.file_type"
@@ -31,7 +32,8 @@ def prune(
     """Write the selected variants as a plain GGUF to `out` and return its size in bytes.
 
     A promoted tensor takes the place of its variant 0, so that every pruned file has the tensor order of the model's
-    plain quantized file. `check` sees the file before it gets its name: see `write_gguf`.
+    plain quantized file; base and plane of a nested twin become one tensor there. `check` sees the file before it gets
+    its name: see `write_gguf`.
     """
     return write_gguf(
         out, *_plain_parts(twin, selection), alignment=twin.gguf.alignment, force=force, progress=progress, check=check
@@ -49,9 +51,8 @@ def _plain_parts(twin: Twin, selection: Selection) -> tuple[list[Kv], list[Tenso
 
 
 def _plain_kv(twin: Twin, selection: Selection, kept: list[Tensor]) -> dict[str, Kv]:
-    drop = (VARIANT_PREFIX, KEY_IQ3_A770_VERSION, KEY_IQ3_A770_CODEBOOK)
-    untrue = about_bytes(twin.gguf)
-    kv = {key: entry for key, entry in twin.gguf.kv.items() if not key.startswith(drop) and key not in untrue}
+    drop = {*TYPE_KEYS, *about_bytes(twin.gguf)}
+    kv = {key: e for key, e in twin.gguf.kv.items() if key not in drop and not key.startswith(VARIANT_PREFIX)}
     file_type = _file_type(twin, selection, kept)
     added = [] if file_type is None else [encode_kv(KEY_FILE_TYPE, "u32", file_type)]
     added += [
@@ -59,8 +60,7 @@ def _plain_kv(twin: Twin, selection: Selection, kept: list[Tensor]) -> dict[str,
         encode_kv(PROVENANCE_PREFIX + "budget_mb", "u32", selection.budget_bytes // MIB),
         encode_kv(PROVENANCE_PREFIX + "promoted", "u32", len(selection.promoted)),
     ]
-    if any(tensor.type == IQ3_A770 for tensor in kept):
-        added += iq3_a770_kv()
+    added += type_kv(tensor.type for tensor in kept)
     return kv | {entry.name: entry for entry in added}
 
 

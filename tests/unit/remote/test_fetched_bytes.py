@@ -3,12 +3,12 @@
 import subprocess
 import sys
 from collections import Counter
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from gguf_files import IQ3_A770, IQ3_KEYS, Q4_K, Q8_0, Raw, expert, filled, small_twin, twin_keys, write
-from prune_dual import MIB, Gguf
+from prune_dual import MIB, Gguf, Span, Tensor
 from prune_dual.transport import chunks
 from remote_twin import NAME, OVERHEAD, fetch, pruned_locally, selected_nbytes, sent
 from small_run import ROOT
@@ -53,11 +53,8 @@ def test_data_stands_on_32_bytes_at_least(hub, out, tmp_path, alignment):
 
 
 def test_chunks_join_neighbours_and_are_cut():
-    tensor = [filled(f"t{n}", (3,), 0) for n in range(3)]
-    placed = [
-        (SimpleNamespace(data=SimpleNamespace(offset=at), nbytes=t.nbytes), to)
-        for t, at, to in zip(tensor, (1000, 1032, 5000), (64, 96, 128), strict=True)
-    ]
+    places = zip((1000, 1032, 5000), (64, 96, 128), strict=True)
+    placed = [(Tensor("t", (3,), 0, Span(Path("twin"), at, 12)), to) for at, to in places]
     assert chunks.plan_chunks(placed, 32) == [chunks.Chunk(1000, 64, 44), chunks.Chunk(5000, 128, 12)]
 
 

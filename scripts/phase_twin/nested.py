@@ -1,0 +1,30 @@
+"""A nested twin, split from a model whose experts are IQ4_A770."""
+
+from prune_dual import FILE_TYPES, IQ3_A770, IQ4_A770, KEY_FILE_TYPE, Gguf, Tensor, split_refined
+
+from .errors import UserError
+
+
+def find_refined(model: Gguf) -> list[str]:
+    """Names of the tensors of IQ4_A770, in file order; raises a UserError if there is none."""
+    groups = [tensor.name for tensor in model.tensors if tensor.type == IQ4_A770]
+    if not groups:
+        raise UserError(f"{model.path}: no tensor is IQ4_A770, nothing to pack; siblings are packed of several files")
+    return groups
+
+
+def nested_tensors(model: Gguf, order: list[str]) -> list[Tensor]:
+    """The tensors of the twin, in the order of its file: planes behind the rest, first those that `order` names."""
+    first: list[Tensor] = []
+    planes: dict[str, Tensor] = {}
+    for tensor in model.tensors:
+        if tensor.type == IQ4_A770:
+            tensor, planes[tensor.name] = split_refined(tensor)
+        first.append(tensor)
+    return first + [planes[name] for name in dict.fromkeys([*order, *planes])]
+
+
+def base_file_type(model: Gguf) -> int | None:
+    """The file type of variant 0 of the twin; None where the model says none."""
+    own = model.get(KEY_FILE_TYPE, "u32")
+    return FILE_TYPES[IQ3_A770] if own == FILE_TYPES[IQ4_A770] else own
