@@ -10,6 +10,7 @@ def recipe_params(wildcards):
         "rest": recipe.rest,
         "rest_classes": recipe.rest_classes,
         "strict": recipe.strict,
+        "refined_weight": recipe.refined_weight,
     }
 
 
@@ -79,5 +80,7 @@ def quantized(name):
     return str(rules.quantize_recipe.output.gguf).format(recipe=name)
 
 
-VARIANTS = [quantized(f"variant{number}") for number in range(len(CFG.variants))]
+# variant 0 of a nested twin is in variant 1
+FILES = [1] if CFG.is_nested else range(len(CFG.variants))
+VARIANTS = [quantized(f"variant{number}") for number in FILES]
 VARIANT_DIGESTS = [f"{path}.sha256" for path in VARIANTS]

@@ -61,7 +61,7 @@ def quantize_arguments(
     Parameters
     ----------
     recipe
-        `experts` (class -> types), `rest`, `rest_classes` and `strict`, as in the configuration.
+        `experts` (class -> types), `rest`, `rest_classes`, `strict` and `refined_weight`, as in the configuration.
     ranking
         expert class -> layers, most important first.
     head
@@ -70,10 +70,10 @@ def quantize_arguments(
     # the first match wins
     patterns = [(rf"^blk\.({'|'.join(map(str, head))})\.", MTP_TYPE)] if head else []
     experts, rest, rest_classes = recipe["experts"], recipe["rest"], recipe["rest_classes"]
-    uniform = {types["type"] for types in experts.values()} == {"IQ3_A770"}
-    if uniform and rest == "Q6_K" and not rest_classes and not any(types["raised"] for types in experts.values()):
-        # this mix is a file type of its own
-        return _options(patterns), "IQ3_A770"
+    kinds = {kind for types in experts.values() for kind in (types["type"], types["raised"]) if kind}
+    if kinds in ({"IQ3_A770"}, {"IQ4_A770"}) and rest == "Q6_K" and not rest_classes:
+        # these mixes are file types of their own
+        return _options(patterns), kinds.pop()
     patterns += [(REST_CLASSES[name], kind) for name, kind in rest_classes.items()]
     for name, types in experts.items():
         if layers := raised_layers(types, ranking[name]):
@@ -144,7 +144,8 @@ def main(snakemake: Any) -> None:
     with atomic_output(snakemake.output.gguf) as partial:
         command = [snakemake.input.program, "--imatrix", snakemake.input.imatrix, *options]
         if covariance := snakemake.input.get("covariance"):
-            command += ["--covariance", covariance]
+            weight = snakemake.params.recipe["refined_weight"]
+            command += ["--covariance", covariance, "--lambda", str(weight)]
         command += [snakemake.input.model, partial, file_type, str(snakemake.threads)]
         run_tool(command, snakemake.log.tool, env=ENVIRONMENT, progress=r"\[ *(?P<done>\d+)/ *(?P<total>\d+)\]")
         for line in tell_types(Gguf.read(partial), snakemake.params.recipe, ranking):

@@ -10,6 +10,7 @@ import numpy as np
 
 from phase_twin.errors import UserError
 from phase_twin.experts import routed_experts, units
+from phase_twin.nested import read_variants
 from phase_twin.ordering import improve
 from phase_twin.results import read_result, write_result
 from phase_twin.rule import run_rule
@@ -104,7 +105,7 @@ def order_groups(
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    low, high = (Gguf.read(path) for path in snakemake.input.variants)
+    low, high = read_variants(snakemake.input.variants)
     scores = read_result(snakemake.input.scores)
     benefit, gain = scores["benefit"], gain_bytes(low, high)
     order, tie = order_groups(benefit, gain, snakemake.params.layers, snakemake.params.tie_gate_up)

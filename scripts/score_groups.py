@@ -7,18 +7,20 @@ from typing import Any
 import gguf
 import numpy as np
 
+from phase_twin import iq3_a770, iq4_a770
 from phase_twin.errors import UserError
 from phase_twin.expert_matrices import Imatrix, expert_tensors, matrices
 from phase_twin.experts import layer_and_class
-from phase_twin.iq3_a770 import decode
+from phase_twin.nested import read_variants
 from phase_twin.results import write_result
 from phase_twin.rule import Progress, run_rule
-from prune_dual import BLOCK_SIZES, IQ3_A770, Gguf, Tensor
+from prune_dual import BLOCK_SIZES, IQ3_A770, IQ4_A770, Gguf, Span, Strand, Tensor
 from rank_groups import expert_tensors_of, gain_bytes, imatrix_energy, read_imatrix
 
 log = logging.getLogger("phase_twin")
 
 SEED = 42
+OWN_TYPES = {IQ3_A770: iq3_a770.decode, IQ4_A770: iq4_a770.decode}
 
 
 def decoded(tensor: Tensor) -> Iterator[np.ndarray]:
@@ -26,11 +28,14 @@ def decoded(tensor: Tensor) -> Iterator[np.ndarray]:
     n_columns, n_rows, n_experts = tensor.shape
     block, size = BLOCK_SIZES[tensor.type]
     n_blocks = n_rows * n_columns // block
+    # a tensor may be the bases of another one's blocks
+    strand = Strand(tensor.data, size, 0, size) if isinstance(tensor.data, Span) else tensor.data.strands[0]
+    nbytes = n_blocks * strand.block
     for expert in range(n_experts):
-        offset = tensor.data.offset + expert * n_blocks * size
-        blocks = np.fromfile(tensor.data.path, np.uint8, n_blocks * size, offset=offset).reshape(n_blocks, size)
-        if tensor.type == IQ3_A770:
-            values = decode(blocks)
+        raw = np.fromfile(strand.span.path, np.uint8, nbytes, offset=strand.span.offset + expert * nbytes)
+        blocks = raw.reshape(n_blocks, strand.block)[:, strand.first : strand.first + strand.width]
+        if tensor.type in OWN_TYPES:
+            values = OWN_TYPES[tensor.type](blocks)
         else:
             values = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType(tensor.type))
         yield values.reshape(n_rows, n_columns)
@@ -98,7 +103,7 @@ METHODS: dict[str, Callable[[Gguf, Gguf, Imatrix, Gguf], dict[str, float]]] = {
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    low, high = (Gguf.read(path) for path in snakemake.input.variants)
+    low, high = read_variants(snakemake.input.variants)
     imatrix, model = read_imatrix(snakemake.input.imatrix), Gguf.read(snakemake.input.model)
     benefit = METHODS[snakemake.params.method](low, high, imatrix, model)
     document = {"method": snakemake.params.method, "benefit": benefit}

@@ -19,11 +19,12 @@ MAX_NAME = 100  # characters: file systems take 255 bytes for a name, and others
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)]
 # names as llama-quantize takes them
 QuantType = Literal[
-    "IQ3_A770", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL",
+    "IQ3_A770", "IQ4_A770", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL",
     "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16",
 ]  # fmt: skip
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 RestType = Literal["Q6_K", "Q8_0"]
+FEEDBACK_TYPES = ("IQ3_A770", "IQ4_A770")
 TYPE_IDS = {name: kind for kind, name in NAMES.items()}
 RestClass = Literal["token_embd", "output", "attention", "delta_net", "shared_experts"]
 
@@ -142,6 +143,9 @@ class ExpertTypes(_Strict):
         return self
 
 
+PLAIN = ExpertTypes(type="F16").model_dump(exclude={"type"})
+
+
 def _bits(quant_type: str) -> float:
     """Bits per weight of a type."""
     block, nbytes = BLOCK_SIZES[TYPE_IDS[quant_type]]
@@ -159,7 +163,12 @@ class Recipe(_Strict):
     strict: bool = Field(
         default=False, description="stop where expert tensors cannot have their type, for the width of their rows"
     )
-    feedback: bool = Field(default=True, description="encode IQ3_A770 with error feedback: better, and slower")
+    feedback: bool = Field(
+        default=True, description="encode IQ3_A770 and IQ4_A770 with error feedback: better, and slower"
+    )
+    refined_weight: float = Field(
+        default=1.0, gt=0, lt=100, description="what the error of IQ4_A770 counts beside that of the IQ3_A770 in it"
+    )
 
     @property
     def experts(self) -> dict[str, dict[str, Any]]:
@@ -190,7 +199,7 @@ class Recipe(_Strict):
     @property
     def needs_covariance(self) -> bool:
         """Whether some expert tensors are encoded with error feedback."""
-        return self.feedback and self.uses("IQ3_A770")
+        return self.feedback and any(map(self.uses, FEEDBACK_TYPES))
 
 
 RankMethod = Literal["measured", "weighted_error", "imatrix_energy", "first_layers", "random"]
@@ -366,6 +375,11 @@ class Config(_Strict):
     release: Release
     study: Study
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether variant 1 is variant 0 and what refines it."""
+        return self.variants[1].uses("IQ4_A770")
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         low, high = self.variants
@@ -384,6 +398,16 @@ class Config(_Strict):
                 f"variants: experts have {bits[0]:.2f} bits in variant 0 and {bits[1]:.2f} in variant 1, "
                 "so nothing would be promoted: the small variant comes first"
             )
+        if low.uses("IQ4_A770"):
+            raise ValueError("variants: IQ4_A770 is variant 1 of a nested twin, variant 0 is the IQ3_A770 in it")
+        for name, types in high.experts.items() if self.is_nested else ():
+            refines = "IQ4_A770" in (types["type"], types["raised"])
+            if low.experts[name] != ({**PLAIN, "type": "IQ3_A770"} if refines else types):
+                found = " and ".join(recipe.describe()[name] for recipe in self.variants)
+                raise ValueError(
+                    f"variants: {name} is {found}, but IQ4_A770 refines IQ3_A770 in all layers, "
+                    "and a nested twin has nothing else twice"
+                )
         names = [target.name for target in self.prune_targets]
         rows = {f"variant-{number}" for number in range(len(self.variants))}
         # rows of the tables, and the twin's file

@@ -1,8 +1,21 @@
 """A nested twin, split from a model whose experts are IQ4_A770."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 from prune_dual import FILE_TYPES, IQ3_A770, IQ4_A770, KEY_FILE_TYPE, Gguf, Tensor, split_refined
 
 from .errors import UserError
+
+
+def read_variants(paths: Sequence[str | Path]) -> list[Gguf]:
+    """The variants as models of their own, small one first: of a nested twin both are seen in one file."""
+    models = [Gguf.read(path) for path in paths]
+    if len(models) > 1:
+        return models
+    bases = [split_refined(tensor)[0] if tensor.type == IQ4_A770 else tensor for tensor in models[0].tensors]
+    return [replace(models[0], tensors=bases), *models]
 
 
 def find_refined(model: Gguf) -> list[str]:

@@ -34,6 +34,17 @@ def test_nothing_to_compare_with_is_no_mistake(release):
     assert load(merged(release, {"bench": {"compare": []}})).bench.compare_to == release["bench"]["compare_to"]
 
 
+REFINED = {"gate": "IQ4_A770", "up": "IQ4_A770", "down": "IQ4_A770", "rest": "Q6_K"}
+
+
+def test_a_twin_is_nested_where_variant_1_refines_variant_0(release):
+    assert not load(release).is_nested or load(release).variants[1].uses("IQ4_A770")
+    nested = load(merged(release, {"variants": [release["variants"][0], REFINED]}))
+    assert nested.is_nested
+    assert nested.variants[1].needs_covariance
+    assert nested.variants[1].expert_bits(40) == 4.4375
+
+
 def test_nano_states_only_what_differs(root, release):
     nano = yaml.safe_load((root / "config/nano.yaml").read_text())
     config = load(merged(release, nano))
@@ -89,6 +100,20 @@ def raised(which):
             ["variants.0.gate.type", "IQ9"],
         ),
         ({"variants": [{"gate": "Q4_K", "up": "Q4_K", "down": "Q4_K", "rest": "Q6_K"}] * 2}, ["nothing to promote"]),
+        (
+            {"variants": [{"gate": "IQ3_A770", "up": "Q3_K", "down": "IQ3_A770", "rest": "Q6_K"}, REFINED]},
+            ["variants: up is Q3_K and IQ4_A770", "refines IQ3_A770"],
+        ),
+        (
+            {
+                "variants": [
+                    {"gate": "IQ3_A770", "up": "Q3_K", "down": "IQ3_A770", "rest": "Q6_K"},
+                    {**REFINED, "up": "Q4_K"},
+                ]
+            },
+            ["variants: up is Q3_K and Q4_K", "nothing else twice"],
+        ),
+        ({"variants": [REFINED, {"gate": "Q6_K", "up": "Q6_K", "down": "Q6_K", "rest": "Q6_K"}]}, ["variant 0 is the"]),
         (
             {
                 "variants": [
