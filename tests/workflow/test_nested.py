@@ -1,0 +1,101 @@
+"""A nested twin from the checkpoint to fitted files, with the small model: one phase in the other, in every buffer."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prune_dual import IQ3_A770, IQ4_A770, NESTED, Gguf, Twin, select
+from small_run import MODEL, MODELS, RESULTS, Run, new_project, snakemake
+
+pytestmark = pytest.mark.engine
+
+EXPERTS = ("gate", "up", "down")
+TWIN = f"{RESULTS}/Nex-N2-nano-twin.gguf"
+# base and plane as they are in the file, or woven while they are loaded and packed for this CPU
+IN_PLACE, PACKED = ("--no-repack",), ()
+
+
+@pytest.fixture(scope="module")
+def project(engine_bin, tmp_path_factory) -> Path:
+    """A project with a nested twin, and what is pruned from it."""
+    folder = new_project(tmp_path_factory.mktemp("nested") / "project")
+    nested = {
+        "variants": [
+            {**dict.fromkeys(EXPERTS, kind), "rest": "Q6_K", "feedback": False} for kind in ("IQ3_A770", "IQ4_A770")
+        ],
+        "rank": {"method": "weighted_error"},
+    }
+    (folder / "nested.yaml").write_text(yaml.safe_dump(nested), encoding="utf-8")
+    done = snakemake(folder, "nested.yaml", "--", "twin", "prune")
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder
+
+
+def test_both_phases_take_little_more_than_the_large_one(project):
+    twin = Twin.read(project / TWIN)
+    assert (twin.kind, twin.count, len(twin.groups)) == (NESTED, 2, 24)
+    assert {tensor.type for variants in twin.groups.values() for tensor in variants.values()} == {IQ3_A770, IQ4_A770}
+    high = sum(tensor.nbytes for tensor in twin.phase(1))
+    assert sum(tensor.nbytes for tensor in twin.gguf.tensors) == high
+    # planes stand behind all else, in the order of promotion
+    planes = [f"{name}.r1" for name in twin.promote_order]
+    assert [tensor.name for tensor in twin.gguf.tensors][-len(planes) :] == planes
+
+
+def test_the_engine_takes_what_the_tool_takes(project):
+    report = json.loads((project / RESULTS / "verify.json").read_text())
+    assert {mode: facts["promoted"] for mode, facts in report["engine"].items()} == {
+        "default": 0,
+        "variant 1": 24,
+        "budget": len(select(Twin.read(project / TWIN), budget_bytes=_budget(project)).promoted),
+        "promote": 1,
+    }
+
+
+def _budget(project: Path) -> int:
+    report = json.loads((project / RESULTS / "verify.json").read_text())
+    low, high = (report["engine"][mode]["selected_bytes"] for mode in ("default", "variant 1"))
+    return -(-(low + high) // (2 << 20)) << 20
+
+
+@pytest.fixture(scope="module")
+def logits(run: Run, project, tmp_path_factory):
+    """Log-probabilities of a model for a text, as llama-perplexity saves them."""
+
+    def write(model: str, *flags: str) -> bytes:
+        path = tmp_path_factory.mktemp("logits") / "logits.kld"
+        text = project / MODEL / "evaluation.txt"
+        command = ["-m", project / model, "-f", text, "-c", "128", "--chunks", "2", "-t", "2", *flags]
+        run("llama-perplexity", *command, "--kl-divergence-base", path)
+        return path.read_bytes()
+
+    return write
+
+
+DEFAULT_1 = ("--override-kv", "general.tensor_variant.default=int:1")
+
+
+@pytest.mark.parametrize("buffers", [IN_PLACE, PACKED], ids=["in place", "packed"])
+def test_a_plane_beside_its_base_is_as_good_as_both_in_one_tensor(logits, buffers):
+    whole = logits(f"{MODELS}/Nex-N2-nano-variant1.gguf", *buffers)
+    assert logits(TWIN, *DEFAULT_1, *buffers) == whole
+    assert logits(TWIN, *buffers) != whole
+
+
+def test_what_is_pruned_is_what_a_budget_loads(logits, project):
+    for budget in (9, 10):
+        pruned = f"{RESULTS}/Nex-N2-nano-{budget}mib.gguf"
+        types = {tensor.type for tensor in Gguf.read(project / pruned).tensors}
+        assert IQ4_A770 in types
+        loaded = logits(TWIN, "--override-kv", f"general.tensor_variant.budget_mb=int:{budget}", *IN_PLACE)
+        assert logits(pruned, *IN_PLACE) == loaded
+
+
+def test_what_is_refined_is_not_quantized_again(run: Run, project, tmp_path):
+    out = tmp_path / "out.gguf"
+    done = run("llama-quantize", *DEFAULT_1, "--allow-requantize", project / TWIN, out, "Q4_K", code=1)
+    assert re.search(r"and its plane cannot be quantized together; prune the file first", done.stdout)
+    assert not out.exists()
