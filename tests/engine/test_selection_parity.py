@@ -8,11 +8,14 @@ import pytest
 
 from gguf_files import (
     BAD_IQ3_A770,
+    BAD_NESTED,
     BAD_RANKS,
     BAD_TWINS,
     F32,
     IQ3_A770,
+    IQ3_A770_R,
     IQ3_KEYS,
+    IQ4_KEYS,
     Q3_K,
     Q4_K,
     Q5_K,
@@ -21,6 +24,7 @@ from gguf_files import (
     Early,
     Raw,
     expert,
+    nested_keys,
     published_twin,
     twin_keys,
     write,
@@ -32,6 +36,7 @@ pytestmark = pytest.mark.engine
 TWINS = 1000
 BUDGETS = 5
 MTP_KEYS = ("block_count", "nextn_predict_layers")
+PLANES = [IQ3_A770_R]
 ROW = (256, 4096)  # 0.44 MiB at Q3_K: promotions are fractions and multiples of a MiB
 
 
@@ -49,13 +54,19 @@ def variant_info(engine_bin):
 
 
 def random_twin(path, seed: int, types: list[int]):
-    """A twin of holes with ties, missing and unknown and repeated order entries, zero and negative deltas."""
+    """A twin of holes with ties, missing and unknown and repeated order entries, zero and negative deltas.
+
+    It is nested where the one type is that of planes.
+    """
     dice = random.Random(seed)
     names = [expert(layer, kind) for layer in range(dice.randint(1, 4)) for kind in ("gate", "up", "down")]
     names = dice.sample(names, dice.randint(1, len(names)))
     tensors = [Raw("token_embd.weight", (256, dice.randint(1, 3000)), Q6_K)]
     for name in names:
         shape = (*ROW, dice.randint(1, 4))
+        if types == PLANES:
+            tensors += [Raw(name, shape, IQ3_A770), Raw(f"{name}.r1", shape, IQ3_A770_R)]
+            continue
         low, high = (dice.choice(types) for _ in range(2))
         if dice.random() < 0.5:
             low, high = sorted((low, high), key=lambda kind: Raw("", shape, kind).nbytes)
@@ -65,12 +76,13 @@ def random_twin(path, seed: int, types: list[int]):
     order += dice.choices([*names, "blk.99.ffn_up_exps.weight", "token_embd.weight"], k=dice.randint(0, 4))
     dice.shuffle(order)
     tie = [dice.randint(0, max(1, len(order) // 2)) for _ in order] if dice.random() < 0.6 else None
-    keys = twin_keys(order, tie, default=dice.randint(0, 1))
+    keys = (nested_keys if types == PLANES else twin_keys)(order, tie, default=dice.randint(0, 1))
     if dice.random() < 0.3:
         # the last blocks are an MTP head's, which may have groups
         blocks = dice.randint(1, 4), dice.randint(0, 2)
         keys += [(f"qwen35moe.{name}", "u32", n) for name, n in zip(MTP_KEYS, blocks, strict=True)]
-    return write(path, keys + (IQ3_KEYS if IQ3_A770 in types else []), tensors)
+    own = IQ4_KEYS if types == PLANES else IQ3_KEYS if IQ3_A770 in types else []
+    return write(path, keys + own, tensors)
 
 
 def budgets(twin: Twin, seed: int) -> list[int]:
@@ -121,6 +133,10 @@ def test_random_twins_with_iq3_a770_are_resolved_alike(variant_info, tmp_path):
     assert compare(variant_info, tmp_path, [IQ3_A770, Q3_K, Q4_K], 40) > 40
 
 
+def test_random_nested_twins_are_resolved_alike(variant_info, tmp_path):
+    assert compare(variant_info, tmp_path, PLANES, TWINS) > TWINS
+
+
 @pytest.mark.parametrize("gate_up", [Q3_K, IQ3_A770, Early])
 def test_the_published_twin(variant_info, tmp_path, gate_up):
     path = published_twin(tmp_path / "twin.gguf", gate_up)
@@ -158,9 +174,9 @@ def test_default_is_resolved_alike(variant_info, tmp_path, number):
     assert sorted(record["promoted"]) == sorted(ours.promoted)  # no promotion order here: all at once
 
 
-@pytest.mark.parametrize("case", BAD_TWINS)
+@pytest.mark.parametrize("case", BAD_TWINS | BAD_NESTED)
 def test_bad_twin_is_refused_by_both(variant_info, tmp_path, case):
-    build, _ = BAD_TWINS[case]
+    build, _ = (BAD_TWINS | BAD_NESTED)[case]
     path = build(tmp_path / "bad.gguf")
     with pytest.raises(GgufError):
         Twin.read(path)
