@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from gguf_files import (
+    BAD_NESTED,
     F32,
     IQ3_A770,
+    IQ3_A770_R,
     IQ3_KEYS,
+    IQ4_A770,
+    IQ4_KEYS,
     PLAIN,
     Q2_0,
     Q3_K,
@@ -29,6 +33,7 @@ from gguf_files import (
     early_twin,
     filled,
     key,
+    nested_keys,
     string,
     twin_keys,
     write,
@@ -41,6 +46,8 @@ U32, U64 = 1 << 32, 1 << 64
 
 PAIR = [filled(A, ROW, IQ3_A770), filled(f"{A}.v1", ROW, Q4_K)]
 TWIN = [*PAIR, filled(B, ROW, Q3_K), filled(f"{B}.v1", ROW, Q4_K), filled("x", (2,), F32)]
+
+NESTED = [filled(name + end, ROW, kind) for end, kind in (("", IQ3_A770), (".r1", IQ3_A770_R)) for name in (A, B)]
 
 Build = Callable[[Path], Any]
 
@@ -78,6 +85,16 @@ def _tensor(
         path.write_bytes(data + bytes(-len(data) % 32) + bytes(64))
 
     return build
+
+
+def _cut(build: Build, nbytes: int) -> Build:
+    """The same file without its last bytes."""
+
+    def cut(path: Path) -> None:
+        build(path)
+        path.write_bytes(path.read_bytes()[:-nbytes])
+
+    return cut
 
 
 def _counts(n_tensors: int, n_keys: int) -> Build:
@@ -143,6 +160,8 @@ def seeds() -> dict[str, Build]:
         "twin-early": early_twin,
         "q2_0": _file(twin_keys([A]), [filled(A, ROW, Q2_0), PAIR[1]]),
         "iq3_a770": _file([*PLAIN, *IQ3_KEYS], PAIR[:1]),
+        "nested": _file([*nested_keys([B, A]), *IQ4_KEYS], NESTED),
+        "iq4_a770": _file([*PLAIN, *IQ4_KEYS], [filled(A, ROW, IQ4_A770)]),
         "plain": _file([*PLAIN, ("general.alignment", "u32", 64), *VALUES], TWIN[2:], alignment=64),
         # llama.cpp requires tensors without elements to load; readers divided by zero on them
         "shape-0": _tensor(shape=(0,)),
@@ -153,6 +172,7 @@ def seeds() -> dict[str, Build]:
 
 def hostile() -> dict[str, Build]:
     """Name -> builder of the files that must be refused; the names of those that crashed stock llama.cpp end in -c."""
+    nested = [*nested_keys([A]), *IQ4_KEYS]
     files: dict[str, Build] = {
         "empty": lambda path: path.write_bytes(b""),
         "magic-only": lambda path: path.write_bytes(b"GGUF"),
@@ -198,8 +218,9 @@ def hostile() -> dict[str, Build]:
         "shape-product": _tensor(shape=(1 << 32, 1 << 31)),
         "type-removed": _tensor(shape=(256,), kind=4),
         "type-negative": _tensor(kind=-1),
-        # the engine's own number for IQ3_A770, which no file holds
+        # the engine's own numbers for IQ3_A770 and its relatives, which no file holds
         "type-43": _tensor(shape=(256,), kind=43),
+        "type-45": _tensor(shape=(256,), kind=45, keys=[*PLAIN, *IQ4_KEYS]),
         "type-41000": _tensor(shape=(256,), kind=41000),
         "offset-max": _tensor(offset=-1),
         "offset-1": _tensor(offset=1),
@@ -221,6 +242,10 @@ def hostile() -> dict[str, Build]:
         "order-u32": _variant_key("order", "[u32]", [1, 2]),
         "order-str": _variant_key("order", "str", A),
     }
+    files |= {f"nested-{case.replace(' ', '-')}": build for case, (build, _) in BAD_NESTED.items()}
+    files["nested-plane-shape-max"] = _tensor(A.encode() + b".r1", shape=(1 << 62, 8), kind=IQ3_A770_R, keys=nested)
+    files["nested-plane-offset-max"] = _tensor(A.encode() + b".r1", (256,), IQ3_A770_R, -1, keys=nested)
+    files["nested-cut-plane"] = _cut(_file([*nested_keys([B, A]), *IQ4_KEYS], NESTED), 40)
     for name in ("version", "count", "default", "budget"):
         for kind, value in (("str", "1"), ("u64", 1), ("[u32]", [1]), ("f32", 1.0)):
             files[f"variant-{name}-{kind.strip('[]')}{'s' * (kind[0] == '[')}"] = _variant_key(name, kind, value)
@@ -258,7 +283,7 @@ def huge(folder: Path) -> list[Path]:
     ]
 
 
-SMALL = [0, 1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 31, 42, 63, 64, 127, 255, 256, 770, 771, 4096, 65535, 1 << 24]
+SMALL = [0, 1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 31, 42, 63, 64, 127, 255, 256, 770, 771, 772, 4096, 65535, 1 << 24]
 LARGE = [(1 << bits) + offset for bits in (31, 32, 56, 62, 63, 64) for offset in (-32, -1, 0)]
 NUMBERS = [number for number in SMALL + LARGE if number < U64]
 
@@ -277,7 +302,7 @@ def mutate(data: bytes, other: bytes, dice: random.Random) -> bytes:
             case 1:
                 data[at] = dice.randrange(256)
             case 2:
-                data[at] = dice.choice(b".v012")
+                data[at] = dice.choice(b".vr012")
             case 3 | 4:
                 width = dice.choice((4, 8))
                 data[at : at + width] = dice.choice(NUMBERS).to_bytes(8, "little")[:width]
