@@ -2,10 +2,11 @@
 
 usage: dev/run bench_copy [--folder DIR] [--gib N] [--runs N] [--out results/copy.json]
 
-Makes a twin of noise in a folder of its own below DIR, which is removed at the end; needs about 3.6 times --gib of free
-space. One run is a copy, a prune, a copy and a pack, one after the other; each ends with the file synced to the disk,
-and starts with the bytes to read in the page cache as far as memory goes. Medians and their ratio are shown: 1 is as
-fast as `cp --reflink=never`. At the end the twin is fetched once from a server on this machine.
+Makes a twin of siblings and then a nested one, of noise, in a folder of its own below DIR, which is removed at the end;
+needs about 3.6 times --gib of free space. One run is a copy, a prune, a copy and a pack, one after the other; each ends
+with the file synced to the disk, and starts with the bytes to read in the page cache as far as memory goes. Medians and
+their ratio are shown: 1 is as fast as `cp --reflink=never`. At the end the twin is fetched once from a server on this
+machine.
 """
 
 import argparse
@@ -28,38 +29,50 @@ import numpy as np
 
 from pack_twin import pack
 from phase_twin.files import write_text
-from prune_dual import GIB, MIB, Gguf, Selection, Span, Tensor, Twin, encode_kv, lay_out, prune, select, tensor_nbytes
+from prune_dual import (
+    GIB,
+    IQ3_A770,
+    IQ4_A770,
+    MIB,
+    NESTED,
+    SIBLINGS,
+    Gguf,
+    Selection,
+    Span,
+    Tensor,
+    Twin,
+    encode_kv,
+    lay_out,
+    prune,
+    select,
+    tensor_nbytes,
+    type_kv,
+)
 from prune_dual.files import write_all
 from prune_dual.transport.remote import open_remote
 from prune_dual.transport.source import Output
 
 log = logging.getLogger("phase_twin")
 
-LOW, HIGH, REST = 770, 12, 14  # IQ3_A770, Q4_K, Q6_K
+Q4_K, REST = 12, 14  # Q6_K
+TYPES = {SIBLINGS: (IQ3_A770, Q4_K), NESTED: (IQ4_A770,)}  # of the experts in the files that are packed
 SHAPE = (2048, 512, 256)  # of an expert tensor of the target model
-GROUP_NBYTES = tensor_nbytes(SHAPE, LOW) + tensor_nbytes(SHAPE, HIGH)
 
 
-def make_variants(folder: Path, twin_nbytes: int) -> list[Path]:
-    """Two plain files of noise that give a twin of at least `twin_nbytes` bytes: no holes, nothing to compress."""
-    groups = -(-twin_nbytes // GROUP_NBYTES)
+def make_variants(folder: Path, kind: str, twin_nbytes: int) -> list[Path]:
+    """Plain files of noise that give a twin of at least `twin_nbytes` bytes: no holes, nothing to compress."""
+    groups = -(-twin_nbytes // sum(tensor_nbytes(SHAPE, of) for of in TYPES[kind]))
     noise = np.random.default_rng(0).bytes(61 * MIB + 13)  # of odd length, so no two tensors are alike
     paths = []
-    for number, kind in enumerate((LOW, HIGH)):
+    for number, of_experts in enumerate(TYPES[kind]):
         path = folder / f"variant{number}.gguf"
         shapes = {"token_embd.weight": ((2048, 32768), REST)}
-        shapes |= {f"blk.{n}.ffn_gate_exps.weight": (SHAPE, kind) for n in range(groups)}
+        shapes |= {f"blk.{n}.ffn_gate_exps.weight": (SHAPE, of_experts) for n in range(groups)}
         nowhere = Path("nowhere")
         tensors = [
             Tensor(name, shape, of, Span(nowhere, 0, tensor_nbytes(shape, of))) for name, (shape, of) in shapes.items()
         ]
-        kv = [encode_kv("general.architecture", "str", "noise")]
-        if kind == LOW:
-            kv += [
-                encode_kv("iq3_a770.version", "u32", 1),
-                encode_kv("iq3_a770.codebook", "[i8]", (-125, -73, -36, -4, 21, 49, 82, 127)),
-            ]
-        layout = lay_out(kv, tensors)
+        layout = lay_out([encode_kv("general.architecture", "str", "noise"), *type_kv([of_experts])], tensors)
         with open(path, "wb", buffering=0) as file:
             write_all(file, b"".join(part for part in layout.head if isinstance(part, bytes)))
             for tensor, offset in layout.placed:
@@ -92,9 +105,9 @@ def plain_copy(sources: list[Path], folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def measure(folder: Path, runs: int, twin_nbytes: int) -> dict[str, Any]:
+def measure(folder: Path, kind: str, runs: int, twin_nbytes: int) -> dict[str, Any]:
     """Throughput of prune and pack and of copies of as many bytes, in MiB/s, run by run."""
-    variants = make_variants(folder, twin_nbytes)
+    variants = make_variants(folder, kind, twin_nbytes)
     order = [t.name for t in Gguf.read(variants[0]).tensors if t.name.startswith("blk")]
     twin, out = folder / "twin.gguf", folder / "out.gguf"
     pack(variants, twin, order, None)
@@ -119,7 +132,7 @@ def measure(folder: Path, runs: int, twin_nbytes: int) -> dict[str, Any]:
                 took = timed(step)
                 if run:  # the first is for warming up
                     seconds[key].append(took)
-                log.info("run %d, %s: %.2f s", run, key, took)
+                log.info("%s, run %d, %s: %.2f s", kind, run, key, took)
                 out.unlink(missing_ok=True)
                 shutil.rmtree(copies, ignore_errors=True)
     report: dict[str, Any] = {"twin_bytes": twin.stat().st_size, "runs": runs, "load": os.getloadavg()[1]}
@@ -208,24 +221,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/copy.json"))
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=args.folder, prefix=".bench-copy-") as folder:
-        report = measure(Path(folder), args.runs, int(args.gib * GIB))
-    write_text(args.out, json.dumps(report, indent=1) + "\n")
-    print(f"{'':6} {'GiB':>6} {'MiB/s':>8} {'copy':>8} {'ratio':>6} {'of pairs':>9}")
-    for name in ("prune", "pack"):
-        row = report[name]
+    reports = {}
+    for kind in TYPES:
+        with tempfile.TemporaryDirectory(dir=args.folder, prefix=".bench-copy-") as folder:
+            reports[kind] = measure(Path(folder), kind, args.runs, int(args.gib * GIB))
+    write_text(args.out, json.dumps(reports, indent=1) + "\n")
+    for kind, report in reports.items():
+        print(f"{kind:8} {'GiB':>6} {'MiB/s':>8} {'copy':>8} {'ratio':>6} {'of pairs':>9}")
+        for name in ("prune", "pack"):
+            row = report[name]
+            print(
+                f"{name:8} {row['bytes'] / GIB:6.2f} {row['mib_s']:8.0f} {row['copy_mib_s']:8.0f} {row['ratio']:6.2f} "
+                f"{row['ratio_of_pairs']:9.2f}"
+            )
+        row = report["fetch"]
         print(
-            f"{name:6} {row['bytes'] / GIB:6.2f} {row['mib_s']:8.0f} {row['copy_mib_s']:8.0f} {row['ratio']:6.2f} "
-            f"{row['ratio_of_pairs']:9.2f}"
+            f"fetch: {row['fetched_bytes'] / GIB:.2f} of {row['twin_bytes'] / GIB:.2f} GiB in {row['requests']} "
+            f"requests, {100 * row['overhead']:.3f} % more than head and selection, {row['mib_s']:.0f} MiB/s"
         )
-    print(
-        f"5-minute load of the machine: {report['load']:.1f}; much more than this program's 1 makes the figures noise"
-    )
-    row = report["fetch"]
-    print(
-        f"fetch: {row['fetched_bytes'] / GIB:.2f} of {row['twin_bytes'] / GIB:.2f} GiB in {row['requests']} requests, "
-        f"{100 * row['overhead']:.3f} % more than head and selection, {row['mib_s']:.0f} MiB/s"
-    )
+        print(
+            f"5-minute load of the machine: {report['load']:.1f}; much more than this program's 1 makes figures noise"
+        )
 
 
 if __name__ == "__main__":
