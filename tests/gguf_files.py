@@ -442,10 +442,11 @@ MINI = {
 }
 
 
-def nex_n2_mini(path: Path, *, twin: bool = False, without: str | None = None) -> Path:
+def nex_n2_mini(path: Path, *, twin: bool = False, nested: bool = False, without: str | None = None) -> Path:
     """The shapes of Nex-N2-mini in a file of holes: all experts IQ3_A770, in the twin's variant 1 Q4_K, rest Q6_K.
 
-    It has no tokenizer, so the engine allocates everything and then stops. `without` leaves out a key.
+    The nested one has planes in place of variant 1. There is no tokenizer, so the engine allocates everything and then
+    stops. `without` leaves out a key.
     """
     keys = [("general.architecture", "str", "qwen35moe"), ("tokenizer.ggml.model", "str", "no_vocab")]
     keys += [(f"qwen35moe.{name}", "u32", value) for name, value in MINI.items() if name != without]
@@ -476,4 +477,7 @@ def nex_n2_mini(path: Path, *, twin: bool = False, without: str | None = None) -
     if twin:
         tensors += [Raw(f"{name}.v1", shapes[name], Q4_K) for name in names]
         keys += [entry for entry in twin_keys(names) if entry not in PLAIN]
-    return write(path, keys + IQ3_KEYS, tensors)
+    if nested:
+        tensors += [Raw(f"{name}.r1", shapes[name], IQ3_A770_R) for name in names]
+        keys += [entry for entry in nested_keys(names) if entry not in PLAIN]
+    return write(path, keys + (IQ4_KEYS if nested else IQ3_KEYS), tensors)

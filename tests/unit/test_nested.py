@@ -27,6 +27,7 @@ from gguf_files import (
     filled,
     nested_keys,
     nested_twin,
+    nex_n2_mini,
     refined_model,
     twin_keys,
     write,
@@ -151,6 +152,20 @@ def test_the_command_line_writes_verifies_and_takes_up(twin, tmp_path, capsys):
         out.write_bytes(damaged)
         assert main([*arguments, "--resume", "--verify"]) == 1
         assert f"tensor {GATES[3]!r} does not have the bytes it has in" in capsys.readouterr().err
+
+
+def test_cards_hold_base_and_plane_of_what_is_promoted(tmp_path, capsys):
+    path = nex_n2_mini(tmp_path / "mini.gguf", nested=True)
+    plane = 2048 * 512 * 256 // 256 * 40
+    for gib, promoted in ((24, 120), (16, 33)):
+        assert main(["--dual", str(path), "--vram-gib", str(gib), "--dry-run", "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        (card,) = facts["account"]["cards"]
+        assert len(facts["promoted"]) == promoted
+        assert facts["selected_bytes"] == facts["variant0_bytes"] + promoted * plane
+        assert card["weights"] == facts["selected_bytes"] - facts["account"]["host_weights"]
+        assert card["free"] >= 0
+        assert promoted == 120 or card["free"] < plane
 
 
 def test_a_twin_that_becomes_shorter_while_it_is_read(twin, tmp_path):
