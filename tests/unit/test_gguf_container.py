@@ -142,8 +142,8 @@ def test_broken_file_is_refused_in_one_line(tmp_path, case):
 
 def test_unknown_type_is_named(tmp_path):
     path = gguf_files.write(tmp_path / "a.gguf", PLAIN, [Raw("x", (4,))])
-    path.write_bytes(path.read_bytes().replace(struct.pack("<IQIQ", 1, 4, 0, 0), struct.pack("<IQIQ", 1, 4, 771, 0)))
-    with pytest.raises(GgufError, match=r"'x'.*771"):
+    path.write_bytes(path.read_bytes().replace(struct.pack("<IQIQ", 1, 4, 0, 0), struct.pack("<IQIQ", 1, 4, 773, 0)))
+    with pytest.raises(GgufError, match=r"'x'.*773"):
         Gguf.read(path)
 
 
@@ -189,6 +189,8 @@ def test_get_checks_the_type(tmp_path):
 
 def test_sizes_of_types():
     assert tensor_nbytes((2048, 512, 256), gguf_files.IQ3_A770) == 106_954_752
+    assert tensor_nbytes((2048, 512, 256), gguf_files.IQ3_A770_R) == 41_943_040
+    assert tensor_nbytes((2048, 512, 256), gguf_files.IQ4_A770) == 148_897_792
     assert tensor_nbytes((2048, 512, 256), Q4_K) == 150_994_944
     with pytest.raises(ValueError, match="no multiple"):
         tensor_nbytes((100,), gguf_files.IQ3_A770)
