@@ -12,7 +12,10 @@ def twin_cases():
 
 
 STUDY = {
-    name: (quantized(name), None) for name in RECIPES if name.startswith(STUDY_PREFIX)
+    name: (quantized(name), None)
+    for recipe in RECIPES
+    if recipe.startswith(STUDY_PREFIX)
+    for name in (recipe, recipe + BASE_SUFFIX)[: 1 + (recipe in REFINED)]
 }
 OURS = twin_cases()
 COMPARED = [f"{STUDY_PREFIX}{recipe}" for recipe in CFG.bench.compare]
@@ -254,9 +257,9 @@ rule gather_study:
     params:
         title=CFG.model.title,
         ours=[
-            name
-            for name, recipe in CFG.study.recipes.items()
-            if recipe.uses("IQ3_A770")
+            shown(name)
+            for name in STUDY
+            if RECIPES[name.removesuffix(BASE_SUFFIX)].uses_ours
         ],
         joined=False,
         compare_to=CFG.bench.compare_to,

@@ -14,6 +14,10 @@ def recipe_params(wildcards):
     }
 
 
+BASE_SUFFIX = "-base"
+REFINED = [name for name, recipe in RECIPES.items() if recipe.uses("IQ4_A770")]
+
+
 rule rank_layers:
     input:
         imatrix=rules.compute_imatrix.output.imatrix,
@@ -73,6 +77,32 @@ rule quantize_recipe:
         "Quantize {wildcards.recipe}"
     script:
         "../scripts/quantize_recipe.py"
+
+
+# what the small phase of a nested twin would be, for the studies
+rule take_base:
+    input:
+        model=rules.quantize_recipe.output.gguf,
+    output:
+        gguf=disposable(
+            model_resources(f"{CFG.model.title}-{{recipe}}{BASE_SUFFIX}.gguf")
+        ),
+    log:
+        main=logs("take-base-{recipe}.log"),
+    benchmark:
+        benchmarks("take-base-{recipe}")
+    wildcard_constraints:
+        recipe="|".join(REFINED),
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        mem_mb=1000,
+        disk_mb=size_mb(0.25),
+        runtime=minutes(1),
+    message:
+        "Take the IQ3_A770 out of {wildcards.recipe}"
+    script:
+        "../scripts/take_base.py"
 
 
 def quantized(name):

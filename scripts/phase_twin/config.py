@@ -24,7 +24,7 @@ QuantType = Literal[
 ]  # fmt: skip
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 RestType = Literal["Q6_K", "Q8_0"]
-FEEDBACK_TYPES = ("IQ3_A770", "IQ4_A770")
+OUR_TYPES = ("IQ3_A770", "IQ4_A770")
 TYPE_IDS = {name: kind for kind, name in NAMES.items()}
 RestClass = Literal["token_embd", "output", "attention", "delta_net", "shared_experts"]
 
@@ -197,9 +197,14 @@ class Recipe(_Strict):
         return bits / layers / len(self.experts)
 
     @property
+    def uses_ours(self) -> bool:
+        """Whether some expert tensors are of a type of ours."""
+        return any(map(self.uses, OUR_TYPES))
+
+    @property
     def needs_covariance(self) -> bool:
         """Whether some expert tensors are encoded with error feedback."""
-        return self.feedback and any(map(self.uses, FEEDBACK_TYPES))
+        return self.feedback and self.uses_ours
 
 
 RankMethod = Literal["measured", "weighted_error", "imatrix_energy", "first_layers", "random"]
