@@ -44,7 +44,7 @@ def twin_kind(gguf: Gguf) -> str:
     if kind not in VERSIONS:
         raise GgufError(f"{where}: {KEY_KIND} is {kind!r}, this tool knows {' and '.join(VERSIONS)} only")
     if (version or VERSIONS[SIBLINGS]) < VERSIONS[kind]:
-        raise GgufError(f"{where}: {KEY_KIND} is {kind}, which {KEY_VERSION} {version or 1} does not have")
+        raise GgufError(f"{where}: {KEY_KIND} is {kind!r}, which version {version or 1} does not have")
     return kind
 
 
