@@ -45,10 +45,13 @@ def woven_blocks(files: list[BinaryIO], woven: Woven) -> Iterator[np.ndarray]:
     """
     n_blocks = max(1, STEP // max(woven.block, *(strand.block for strand in woven.strands)))
     strands = [read_strand(file, strand, n_blocks) for file, strand in zip(files, woven.strands, strict=True)]
-    blocks = np.empty((n_blocks, woven.block), np.uint8)
+    # a piece of a block is one element of its own type: twice as fast to copy as a row of bytes
+    blocks = np.empty(n_blocks, [(str(n), f"V{strand.width}") for n, strand in enumerate(woven.strands)])
     for pieces in zip(*strands, strict=True):
-        np.concatenate(pieces, axis=1, out=blocks[: len(pieces[0])])
-        yield blocks[: len(pieces[0])]
+        written = blocks[: len(pieces[0])]
+        for name, piece in zip(blocks.dtype.names, pieces, strict=True):
+            written[name] = piece.view(blocks.dtype[name])[:, 0]
+        yield written.view(np.uint8).reshape(len(written), woven.block)
 
 
 def write_strand(out: BinaryIO, target: int, block: int, width: int, at: int, piece: bytes) -> None:
