@@ -38,7 +38,7 @@ from phase_twin.licenses import LICENSES, cannot_carry
 from phase_twin.rule import Progress, run_rule
 from phase_twin.signing import sign
 from phase_twin.single_file import single_file
-from prune_dual import MANIFEST_NAME, FileHash, Manifest, Twin, hash_gguf
+from prune_dual import MANIFEST_NAME, NESTED, FileHash, Manifest, Twin, hash_gguf
 
 log = logging.getLogger("phase_twin")
 
@@ -180,6 +180,11 @@ def by_name(paths: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def twin_facts(twin: Twin) -> dict[str, Any]:
+    """What the card tells of a twin beside its file: the weights of a phase, and whether one phase is in the other."""
+    return {"weights": sum(tensor.n_elements for tensor in twin.phase(0)), "nested": twin.kind == NESTED}
+
+
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
     given, params = snakemake.input, snakemake.params
@@ -198,7 +203,7 @@ def main(snakemake: Any) -> None:
         types=report["types"],
         calibration=read_results(given.calibration, Calibration),
         stock=params.stock,
-        twin=file_facts(given.twin) | {"weights": sum(t.n_elements for t in Twin.read(given.twin).phase(0))},
+        twin=file_facts(given.twin) | twin_facts(Twin.read(given.twin)),
         mmproj=file_facts(mmproj) if mmproj else None,
         quality=read_results(given.quality, list[QualityRow]),
         speed=read_results(given.speed, list[SpeedRow]),
