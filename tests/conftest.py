@@ -107,7 +107,7 @@ def run(engine_bin) -> Run:
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bf16(nano, root) -> Path:
     """The nano model before quantization."""
     return root / "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"
