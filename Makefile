@@ -81,7 +81,7 @@ $(VALIDATOR_VENV)/.ready: envs/validator.lock | host
 
 # the nano run comes first, where it shows its progress; the tests look at what it made. Those that need no engine, or many
 # short runs of it, share the cores; the others start programs that take all of them
-SHARING := tests/unit tests/workflow/test_checkpoints.py
+SHARING := tests/faults/test_kills.py tests/workflow/test_checkpoints.py tests/unit
 test: lint nano setup-validator
 	$(BIN)/pytest -n $(CORES) $(SHARING)
 	$(BIN)/pytest $(addprefix --ignore ,$(SHARING))
