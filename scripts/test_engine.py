@@ -1,4 +1,4 @@
-"""Run upstream's own tests of the new type, and the loader's tests, on the engine that was built."""
+"""Run upstream's own tests of the new types, and the loader's tests, on the engine that was built."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from phase_twin.files import write_text
 from phase_twin.rule import run_rule, run_tool
 
 OPERATIONS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS")
-TYPE = "iq3_a770"
+TYPES = "iq[34]_a770"
 
 
 def count_passed(output: str, what: str) -> int:
@@ -39,7 +39,7 @@ def main(snakemake: Any) -> None:
         run_tool([programs[name]], tool_log, append=True)
         report[name] = "passed"
     for operation in OPERATIONS:
-        command = [programs["test-backend-ops"], "test", "-b", "CPU", "-o", operation, "-p", TYPE]
+        command = [programs["test-backend-ops"], "test", "-b", "CPU", "-o", operation, "-p", TYPES]
         output = run_tool(command, tool_log, append=True)
         report[f"test-backend-ops {operation}"] = count_passed(output, operation)
     write_text(snakemake.output.report, json.dumps(report, indent=2) + "\n")
