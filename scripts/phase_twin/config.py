@@ -167,7 +167,7 @@ class Recipe(_Strict):
         default=True, description="encode IQ3_A770 and IQ4_A770 with error feedback: better, and slower"
     )
     refined_weight: float = Field(
-        default=1.0, gt=0, lt=100, description="what the error of IQ4_A770 counts beside that of the IQ3_A770 in it"
+        default=2.0, gt=0, lt=100, description="what the error of IQ4_A770 counts beside that of the IQ3_A770 in it"
     )
 
     @property
