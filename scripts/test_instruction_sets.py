@@ -14,7 +14,7 @@ from phase_twin.engine import ENVIRONMENT
 from phase_twin.errors import UserError
 from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
-from test_engine import OPERATIONS, TYPE, count_passed
+from test_engine import OPERATIONS, TYPES, count_passed
 
 log = logging.getLogger("phase_twin")
 
@@ -155,7 +155,7 @@ def test(instruction_set: InstructionSet, programs: Path, suppressions: str, too
         output = run_tool([*instruction_set.emulator, programs / name], tool_log, env=env, append=True)
         passed[name] = count_shapes(output, name) if "shapes" in output else "passed"
     for operation in OPERATIONS:
-        compare = [programs / OPERATIONS_PROGRAM, "test", "-b", "CPU", "-o", operation, "-p", TYPE]
+        compare = [programs / OPERATIONS_PROGRAM, "test", "-b", "CPU", "-o", operation, "-p", TYPES]
         output = run_tool([*instruction_set.emulator, *compare], tool_log, env=env, append=True)
         passed[f"{OPERATIONS_PROGRAM} {operation}"] = count_passed(output, operation)
     return passed
