@@ -27,7 +27,7 @@ RUN = Path("toolchain/sycl/sycl-run")
 MUTANTS = Path("tests/sycl/mutants.yaml")
 REPORT = Path("results/sycl-mutants.json")
 SOURCES = Path("ggml/src/ggml-sycl")
-TYPES = ("iq3_a770", "q5_K")
+TYPES = ("iq3_a770", "iq4_a770", "q5_K")
 
 # the operations compared, shortest first, with the name that their cases have for the type of the weights
 OPERATIONS = {operation: TYPE_KEY[operation] for operation in ("MOE_FFN", "MUL_MAT_ID")}

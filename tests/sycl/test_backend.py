@@ -31,9 +31,10 @@ def test_cases_pass(report, operation):
     assert min(passed.values()) > 0
 
 
+@pytest.mark.parametrize("kind", ["iq3_a770", "iq4_a770"])
 @pytest.mark.parametrize(("name", "kernel"), [(name, kernel) for name in NEW_KERNELS for kernel in NEW_KERNELS[name]])
-def test_kernels_of_the_new_type_ran(report, name, kernel):
-    assert report[name]["calls"][f"{kernel} iq3_a770"] > 0
+def test_kernels_of_the_new_types_ran(report, name, kernel, kind):
+    assert report[name]["calls"][f"{kernel} {kind}"] > 0
 
 
 def test_settings_switch_kernels_off(report):
@@ -61,7 +62,7 @@ def test_lists_of_reordered_types(root):
         return set(re.findall(r"case GGML_TYPE_(\w+):", body[0]))
 
     for own in ("ggml_sycl_supports_reorder_mmvq", "ggml_sycl_supports_reorder_mul_mat_sycl"):
-        assert {"IQ3_A770", "Q3_K", "Q4_K"} <= types(own)
+        assert {"IQ3_A770", "IQ4_A770", "Q3_K", "Q4_K"} <= types(own)
     for other in ("ggml_sycl_supports_reorder_esimd", "ggml_sycl_supports_reorder_dmmv", "ggml_sycl_supports_dmmv"):
         assert {"Q3_K", "Q4_K"} <= types(other)
-        assert "IQ3_A770" not in types(other)
+        assert not {"IQ3_A770", "IQ4_A770"} & types(other)
