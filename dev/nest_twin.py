@@ -24,6 +24,7 @@ from prune_dual import (
     type_kv,
     write_gguf,
 )
+from prune_dual.files import check_output
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +38,7 @@ def check(twin: Twin) -> None:
             raise UserError(f"{twin.gguf.path}: tensor {name} is {variants[0].type_name}; a plane refines IQ3_A770")
 
 
-def nest(twin: Twin, refined: Gguf, out: Path) -> None:
+def nest(twin: Twin, refined: Gguf, out: Path, force: bool) -> None:
     """Write the nested twin.
 
     Parameters
@@ -59,7 +60,7 @@ def nest(twin: Twin, refined: Gguf, out: Path) -> None:
     kv += type_kv(tensor.type for tensor in kept)
     kv += variant_kv(NESTED, 2, twin.default, twin.budget_mb, twin.promote_order, twin.promote_tie)
     with Progress("nest") as bar:
-        write_gguf(out, kv, kept, alignment=twin.gguf.alignment, progress=bar.show)
+        write_gguf(out, kv, kept, alignment=twin.gguf.alignment, force=force, progress=bar.show)
 
 
 def main() -> None:
@@ -74,11 +75,13 @@ def main() -> None:
         "--engine", type=Path, default=ROOT / "resources/engine/cpu/bin", help="folder of llama-quantize"
     )
     parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         twin = Twin.read(args.twin)
         check(twin)
+        check_output(args.out, [args.twin], args.force)
         with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
             refined = Path(folder) / "refined.gguf"
             command = [args.engine / "llama-quantize", "--imatrix", args.imatrix, "--base", args.twin]
@@ -87,7 +90,7 @@ def main() -> None:
             command += [args.model, refined, "IQ4_A770", args.threads]
             bar = r"\[ *(?P<done>\d+)/ *(?P<total>\d+)\]"
             run_tool(command, Path(folder) / "llama-quantize.log", env=ENVIRONMENT, progress=bar)
-            nest(twin, Gguf.read(refined), args.out)
+            nest(twin, Gguf.read(refined), args.out, args.force)
     except (GgufError, UserError) as error:
         raise SystemExit(f"nest_twin: {error}") from None
 

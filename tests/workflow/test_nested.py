@@ -2,12 +2,13 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from prune_dual import IQ3_A770, IQ4_A770, NESTED, Gguf, Twin, select
+from prune_dual import IQ3_A770, IQ4_A770, NESTED, SIBLINGS, Gguf, Twin, select, sha256_span
 from small_run import MODEL, MODELS, RESULTS, Run, new_project, snakemake
 
 pytestmark = pytest.mark.engine
@@ -99,3 +100,19 @@ def test_what_is_refined_is_not_quantized_again(run: Run, project, tmp_path):
     done = run("llama-quantize", *DEFAULT_1, "--allow-requantize", project / TWIN, out, "Q4_K", code=1)
     assert re.search(r"and its plane cannot be quantized together; prune the file first", done.stdout)
     assert not out.exists()
+
+
+def test_a_released_twin_becomes_nested(nano, bf16, root, engine_bin, tmp_path):
+    released, out = nano / "Nex-N2-nano-twin.gguf", tmp_path / "nested.gguf"
+    command = [root / "dev/run", "nest_twin", released, "--model", bf16, "--imatrix", nano / "imatrix.gguf"]
+    command += ["--engine", engine_bin("llama-quantize").parent, "--threads", "2"]
+    subprocess.run([*map(str, command), "--out", str(out)], check=True)
+    before, after = Twin.read(released), Twin.read(out)
+    assert (before.kind, after.kind) == (SIBLINGS, NESTED)
+    assert (after.promote_order, after.promote_tie) == (before.promote_order, before.promote_tie)
+    assert [(tensor.name, sha256_span(tensor.data)) for tensor in after.phase(0)] == [
+        (tensor.name, sha256_span(tensor.data)) for tensor in before.phase(0)
+    ]
+    again = subprocess.run([*map(str, command), "--out", str(out)], capture_output=True, text=True)
+    assert again.returncode == 1
+    assert again.stderr == f"nest_twin: {out}: exists already; --force replaces it\n"
