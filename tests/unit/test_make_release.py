@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import make_release
-from gguf_files import small_twin
+from gguf_files import nested_twin, small_twin
 from phase_twin.errors import UserError
 from phase_twin.files import write_digest
 from phase_twin.sources import load_sources
@@ -140,6 +140,20 @@ def folder_of(rule) -> Path:
 def card_of(rule) -> str:
     make_release.main(rule)
     return (folder_of(rule) / "README.md").read_text()
+
+
+@pytest.mark.parametrize("make", [small_twin, nested_twin])
+def test_the_card_tells_how_the_phases_are_stored(rule, make):
+    path = Path(rule.input.twin)
+    path.unlink()
+    make(path, groups=1)
+    tensors = hash_gguf(Gguf.read(path))[1]
+    set_value(rule.input.verified, lambda report: report.update(tensors={n: {"sha256": s} for n, s in tensors.items()}))
+    card = card_of(rule)
+    nested = make is nested_twin
+    assert ("stored at 3 bits (variant 0), with a plane that makes 4 of them" in card) == nested
+    assert ("Every routed expert is stored twice" in card) != nested
+    assert ("`770` to `772`" in card, "It\n  runs in stock llama.cpp" in card) == (nested, not nested)
 
 
 def set_value(path: str, edit) -> None:
