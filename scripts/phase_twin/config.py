@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any, Literal, get_args
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from prune_dual.container.tensor_types import BLOCK_SIZES, NAMES
 
@@ -207,6 +207,30 @@ class Recipe(_Strict):
         return self.feedback and self.uses_ours
 
 
+def _uniform(quant_type: str) -> dict[str, str]:
+    return {**dict.fromkeys(("gate", "up", "down"), quant_type), "rest": "Q6_K"}
+
+
+# what a twin is by one word
+TWINS = {"siblings": [_uniform("IQ3_A770"), _uniform("Q4_K")], "nested": [_uniform("IQ3_A770"), _uniform("IQ4_A770")]}
+
+
+def _by_name(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in TWINS:
+        raise ValueError(f"is neither a list of two recipes nor one of {', '.join(TWINS)}")
+    return TWINS[value]
+
+
+def _or_name(schema: dict[str, Any]) -> None:
+    """Let editors accept `variants: nested`."""
+    recipes = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"enum": list(TWINS), "type": "string"}, recipes]
+    schema["description"] = recipes.pop("description")
+
+
 RankMethod = Literal["measured", "weighted_error", "imatrix_energy", "first_layers", "random"]
 
 
@@ -372,7 +396,12 @@ class Config(_Strict):
     model: Model
     engine: Engine
     imatrix: Imatrix
-    variants: list[Recipe] = Field(min_length=2, max_length=2, description="variant 0 (small) and variant 1 (promoted)")
+    variants: Annotated[list[Recipe], BeforeValidator(_by_name)] = Field(
+        min_length=2,
+        max_length=2,
+        description="variant 0 (small) and variant 1 (promoted), or siblings or nested",
+        json_schema_extra=_or_name,
+    )
     rank: Rank
     prune_targets: list[PruneTarget]
     bench: Bench

@@ -41,6 +41,8 @@ def test_a_twin_is_nested_where_variant_1_refines_variant_0(release):
     assert not load(release).is_nested or load(release).variants[1].uses("IQ4_A770")
     nested = load(merged(release, {"variants": [release["variants"][0], REFINED]}))
     assert nested.is_nested
+    assert load(merged(release, {"variants": "nested"})) == nested
+    assert load(merged(release, {"variants": "siblings"})) == load(release)
     assert nested.variants[1].needs_covariance
     assert nested.variants[1].expert_bits(40) == 4.4375
 
@@ -113,6 +115,7 @@ def raised(which):
             },
             ["variants: up is Q3_K and Q4_K", "nothing else twice"],
         ),
+        ({"variants": "cousins"}, ["variants = 'cousins'", "siblings, nested"]),
         ({"variants": [REFINED, {"gate": "Q6_K", "up": "Q6_K", "down": "Q6_K", "rest": "Q6_K"}]}, ["variant 0 is the"]),
         (
             {
