@@ -83,7 +83,7 @@ $(VALIDATOR_VENV)/.ready: envs/validator.lock | host
 # short runs of it, share the cores; the others start programs that take all of them
 SHARING := tests/faults/test_kills.py tests/workflow/test_checkpoints.py tests/unit
 test: lint nano setup-validator
-	$(BIN)/pytest -n $(CORES) $(SHARING)
+	$(BIN)/pytest -n $(CORES) --dist worksteal $(SHARING)
 	$(BIN)/pytest $(addprefix --ignore ,$(SHARING))
 
 .PHONY: clang
