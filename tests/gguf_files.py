@@ -374,7 +374,7 @@ BAD_NESTED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     ),
     "version 1": (
         _nested(NESTED, instead={"version": ("general.tensor_variant.version", "u32", 1)}),
-        ("general.tensor_variant.version", "1", "nested"),
+        (KIND, "version 1", "nested"),
     ),
     "no kind": (_nested(NESTED, instead={"kind": None}), (KIND, "2")),
     "an unknown kind": (_nested(NESTED, instead={"kind": (KIND, "str", "cousins")}), (KIND, "cousins")),
