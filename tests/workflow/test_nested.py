@@ -30,7 +30,7 @@ def project(engine_bin, tmp_path_factory) -> Path:
         "rank": {"method": "weighted_error"},
     }
     (folder / "nested.yaml").write_text(yaml.safe_dump(nested), encoding="utf-8")
-    done = snakemake(folder, "nested.yaml", "--", "twin", "prune")
+    done = snakemake(folder, "nested.yaml", "--", "twin", "prune_9mib", "prune_10mib")
     assert done.returncode == 0, done.stdout[-3000:]
     return folder
 
