@@ -368,7 +368,7 @@ BAD_NESTED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     ".r01": (_nested([*NESTED, Raw(B, SHAPE, IQ3_A770), Raw(f"{B}.r01", SHAPE, IQ3_A770_R)]), (f"{B}.r01",)),
     "no plane": (_nested(NESTED[:1]), ("count", "no tensor has variants")),
     "count 3": (_nested(NESTED, count=3), ("count", "3", "2")),
-    "version 3": (
+    "version 3 with a kind": (
         _nested(NESTED, instead={"version": ("general.tensor_variant.version", "u32", 3)}),
         ("general.tensor_variant.version", "3", "2"),
     ),
@@ -395,6 +395,9 @@ BAD_NESTED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         ("iq3_a770_r.tables", "type"),
     ),
 }
+# no case of one may hide one of the other
+assert not BAD_TWINS.keys() & BAD_NESTED.keys()
+BAD_OF_EITHER_KIND = BAD_TWINS | BAD_NESTED
 
 BAD_RANKS = [
     "4",

@@ -8,9 +8,8 @@ import pytest
 
 from gguf_files import (
     BAD_IQ3_A770,
-    BAD_NESTED,
+    BAD_OF_EITHER_KIND,
     BAD_RANKS,
-    BAD_TWINS,
     F32,
     IQ3_A770,
     IQ3_A770_R,
@@ -174,9 +173,9 @@ def test_default_is_resolved_alike(variant_info, tmp_path, number):
     assert sorted(record["promoted"]) == sorted(ours.promoted)  # no promotion order here: all at once
 
 
-@pytest.mark.parametrize("case", BAD_TWINS | BAD_NESTED)
+@pytest.mark.parametrize("case", BAD_OF_EITHER_KIND)
 def test_bad_twin_is_refused_by_both(variant_info, tmp_path, case):
-    build, _ = (BAD_TWINS | BAD_NESTED)[case]
+    build, _ = BAD_OF_EITHER_KIND[case]
     path = build(tmp_path / "bad.gguf")
     with pytest.raises(GgufError):
         Twin.read(path)

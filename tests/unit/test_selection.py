@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import gguf_files
-from gguf_files import BAD_RANKS, BAD_TWINS, Q3_K, Q4_K, Raw, expert, published_twin, twin_keys
+from gguf_files import BAD_OF_EITHER_KIND, BAD_RANKS, Q3_K, Q4_K, Raw, expert, published_twin, twin_keys
 from phase_twin.experts import expert_name
 from prune_dual import MIB, Gguf, GgufError, Span, Tensor, Twin, parse_ranks, select, split_variant
 from rank_groups import order_groups
@@ -139,9 +139,9 @@ def test_the_published_twin_promotes_one_down_at_15400_mib(tmp_path):
     assert f"{selection.selected_bytes / 2**30:.2f}" == "15.03"
 
 
-@pytest.mark.parametrize("case", BAD_TWINS)
+@pytest.mark.parametrize("case", BAD_OF_EITHER_KIND)
 def test_bad_twin_is_refused_naming_file_and_tensor(tmp_path, case):
-    build, words = BAD_TWINS[case]
+    build, words = BAD_OF_EITHER_KIND[case]
     path = build(tmp_path / "bad.gguf")
     with pytest.raises(GgufError) as error:
         Twin.read(path)
