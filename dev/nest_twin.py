@@ -8,7 +8,7 @@ from pathlib import Path
 from pack_twin import variant_kv
 from phase_twin.engine import ENVIRONMENT
 from phase_twin.errors import UserError
-from phase_twin.nested import find_refined
+from phase_twin.nested import find_refined, planes_of
 from phase_twin.rule import Progress, run_tool
 from prune_dual import (
     IQ3_A770,
@@ -18,9 +18,7 @@ from prune_dual import (
     VARIANT_PREFIX,
     Gguf,
     GgufError,
-    Tensor,
     Twin,
-    split_refined,
     type_kv,
     write_gguf,
 )
@@ -48,14 +46,9 @@ def nest(twin: Twin, refined: Gguf, out: Path, force: bool) -> None:
     refined
         a model whose tensors of IQ4_A770 were encoded on variant 0 of the twin; the planes are taken from it.
     """
-    planes: dict[str, Tensor] = {}
-    tensors = {tensor.name: tensor for tensor in refined.tensors}
-    for name in find_refined(refined):
-        planes[name] = split_refined(tensors[name])[1]
-    if missing := twin.groups.keys() ^ planes.keys():
+    if missing := twin.groups.keys() ^ {*find_refined(refined)}:
         raise UserError(f"{refined.path}: its refined tensors are not the groups of {twin.gguf.path}: {min(missing)}")
-    order = list(dict.fromkeys([*(name for name in twin.promote_order if name in planes), *planes]))
-    kept = [*twin.phase(0), *(planes[name] for name in order)]
+    kept = [*twin.phase(0), *planes_of(refined, twin.promote_order)]
     kv = [kv for kv in twin.gguf.kv.values() if not kv.name.startswith(VARIANT_PREFIX) and kv.name not in TYPE_KEYS]
     kv += type_kv(tensor.type for tensor in kept)
     kv += variant_kv(NESTED, 2, twin.default, twin.budget_mb, twin.promote_order, twin.promote_tie)

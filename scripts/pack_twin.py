@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from phase_twin.errors import UserError
 from phase_twin.experts import EXPERTS
 from phase_twin.files import check_digest, write_digest
-from phase_twin.nested import base_file_type, find_refined, nested_tensors
+from phase_twin.nested import base_file_type, bases_of, find_refined, planes_of
 from phase_twin.origin import origin_kv
 from phase_twin.results import read_result
 from phase_twin.rule import Progress, run_rule
@@ -96,7 +96,10 @@ def pack(
         count = max(2, len(models))
         if default >= count:
             raise UserError(f"default variant {default} of {count}")
-        tensors = sibling_tensors(models, groups) if kind == SIBLINGS else nested_tensors(models[0], order)
+        if kind == SIBLINGS:
+            tensors = sibling_tensors(models, groups)
+        else:
+            tensors = [*bases_of(models[0]), *planes_of(models[0], order)]
         kv = _twin_kv(kind, models[0], tensors, provenance or {})
         if license is not None:
             kv += origin_kv(models[0], license, repo)

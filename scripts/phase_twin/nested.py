@@ -14,8 +14,7 @@ def read_variants(paths: Sequence[str | Path]) -> list[Gguf]:
     models = [Gguf.read(path) for path in paths]
     if len(models) > 1:
         return models
-    bases = [split_refined(tensor)[0] if tensor.type == IQ4_A770 else tensor for tensor in models[0].tensors]
-    return [replace(models[0], tensors=bases), *models]
+    return [replace(models[0], tensors=bases_of(models[0])), *models]
 
 
 def find_refined(model: Gguf) -> list[str]:
@@ -26,15 +25,15 @@ def find_refined(model: Gguf) -> list[str]:
     return groups
 
 
-def nested_tensors(model: Gguf, order: list[str]) -> list[Tensor]:
-    """The tensors of the twin, in the order of its file: planes behind the rest, first those that `order` names."""
-    first: list[Tensor] = []
-    planes: dict[str, Tensor] = {}
-    for tensor in model.tensors:
-        if tensor.type == IQ4_A770:
-            tensor, planes[tensor.name] = split_refined(tensor)
-        first.append(tensor)
-    return first + [planes[name] for name in dict.fromkeys([*order, *planes])]
+def bases_of(model: Gguf) -> list[Tensor]:
+    """The tensors of variant 0: the base of each that is IQ4_A770, the others as they are."""
+    return [split_refined(tensor)[0] if tensor.type == IQ4_A770 else tensor for tensor in model.tensors]
+
+
+def planes_of(model: Gguf, order: Sequence[str]) -> list[Tensor]:
+    """The planes in the order of a twin's file: first those of the tensors that `order` names, then the rest."""
+    planes = {tensor.name: split_refined(tensor)[1] for tensor in model.tensors if tensor.type == IQ4_A770}
+    return [planes[name] for name in dict.fromkeys([*order, *planes]) if name in planes]
 
 
 def base_file_type(model: Gguf) -> int | None:
