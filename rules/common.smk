@@ -31,8 +31,9 @@ sys.path.insert(0, str(PROJECT / "scripts"))
 
 from phase_twin.checkpoint import look_at, read_checkpoint
 from phase_twin.clock import refuse_future
-from phase_twin.config import Recipe, load as load_config, twin_hash
+from phase_twin.config import load as load_config, twin_hash
 from phase_twin.errors import UserError
+from phase_twin.recipes import Recipe
 from phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from phase_twin.series import read_series
 from phase_twin.sources import load_sources

@@ -4,33 +4,20 @@ import hashlib
 import itertools
 import json
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from prune_dual.container.tensor_types import BLOCK_SIZES, NAMES
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from .engine import N_BATCH
 from .errors import UserError
 from .licenses import spdx_spelling
+from .recipes import Recipe, Variants, is_nested, refuse_pair
+from .strict import Strict
 
 MAX_NAME = 100  # characters: file systems take 255 bytes for a name, and others are added
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)]
-# names as llama-quantize takes them
-QuantType = Literal[
-    "IQ3_A770", "IQ4_A770", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL",
-    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16",
-]  # fmt: skip
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
-RestType = Literal["Q6_K", "Q8_0"]
-OUR_TYPES = ("IQ3_A770", "IQ4_A770")
-TYPE_IDS = {name: kind for kind, name in NAMES.items()}
-RestClass = Literal["token_embd", "output", "attention", "delta_net", "shared_experts"]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _is_spdx(name: str) -> str:
@@ -39,7 +26,7 @@ def _is_spdx(name: str) -> str:
     return name
 
 
-class Model(_Strict):
+class Model(Strict):
     """Which checkpoint, and what its products are called."""
 
     name: Name = Field(description="folder under results/")
@@ -69,7 +56,7 @@ class Model(_Strict):
         return range(self.dense_layers, self.dense_layers + self.moe_layers)
 
 
-class Engine(_Strict):
+class Engine(Strict):
     """Where llama.cpp comes from and what it is built for."""
 
     source: Literal["auto", "git", "sdist"] = Field(
@@ -81,7 +68,7 @@ class Engine(_Strict):
     sycl_f16: bool = Field(default=False, description="let SYCL kernels calculate in half precision: GGML_SYCL_F16")
 
 
-class _Chunks(_Strict):
+class _Chunks(Strict):
     """A run over the chunks of a text, which jobs can share."""
 
     corpus: str = Field(description="an entry of texts in sources.yaml, or local:PATH")
@@ -112,129 +99,10 @@ class Imatrix(_Chunks):
     """The calibration run."""
 
 
-def _or_plain_type(schema: dict[str, Any]) -> None:
-    """Let editors accept `down: Q4_K` for `down: {type: Q4_K}`."""
-    mixed = dict(schema)
-    schema.clear()
-    schema["anyOf"] = [{"enum": list(get_args(QuantType)), "type": "string"}, mixed]
-
-
-class ExpertTypes(_Strict):
-    """The type of one class of expert tensors, and of some layers another one; a plain name means all layers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_or_plain_type)
-
-    type: QuantType = Field(description="of all layers that are not raised")
-    raised: QuantType | None = Field(default=None, description="of the layers named by `layers` or `top`")
-    layers: list[int] | None = Field(default=None, min_length=1, description="layers to raise")
-    top: int | None = Field(default=None, ge=1, description="raise so many layers, most important first")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, value: Any) -> Any:
-        return {"type": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _which_layers(self) -> "ExpertTypes":
-        if (self.raised is not None) != ((self.layers is not None) or (self.top is not None)):
-            raise ValueError("`raised` needs `layers` or `top`, and they need `raised`")
-        if self.layers is not None and self.top is not None:
-            raise ValueError("give `layers` or `top`, one of the two")
-        return self
-
-
-PLAIN = ExpertTypes(type="F16").model_dump(exclude={"type"})
-
-
-def _bits(quant_type: str) -> float:
-    """Bits per weight of a type."""
-    block, nbytes = BLOCK_SIZES[TYPE_IDS[quant_type]]
-    return 8 * nbytes / block
-
-
-class Recipe(_Strict):
-    """The types of one variant, by tensor class."""
-
-    gate: ExpertTypes
-    up: ExpertTypes
-    down: ExpertTypes
-    rest: RestType = Field(description="everything that is not a routed expert")
-    rest_classes: dict[RestClass, RestType] = Field(default={}, description="classes of the rest with another type")
-    strict: bool = Field(
-        default=False, description="stop where expert tensors cannot have their type, for the width of their rows"
-    )
-    feedback: bool = Field(
-        default=True, description="encode IQ3_A770 and IQ4_A770 with error feedback: better, and slower"
-    )
-    refined_weight: float = Field(
-        default=2.0, gt=0, lt=100, description="what the error of IQ4_A770 counts beside that of the IQ3_A770 in it"
-    )
-
-    @property
-    def experts(self) -> dict[str, dict[str, Any]]:
-        """Expert tensor class -> its types, as plain data."""
-        return {name: getattr(self, name).model_dump() for name in ("gate", "up", "down")}
-
-    def describe(self) -> dict[str, str]:
-        """Return what the model card says of each class."""
-        told = {}
-        for name, types in self.experts.items():
-            raised = f", {types['raised']} in {types['top'] or len(types['layers'])} layers" if types["raised"] else ""
-            told[name] = types["type"] + raised
-        others = "".join(f", {name} {kind}" for name, kind in self.rest_classes.items())
-        return told | {"rest": self.rest + others}
-
-    def uses(self, quant_type: str) -> bool:
-        """Whether some expert tensors are of this type."""
-        return any(quant_type in (types["type"], types["raised"]) for types in self.experts.values())
-
-    def expert_bits(self, layers: int) -> float:
-        """Bits per weight of the experts in a model with so many layers of them."""
-        bits = 0.0
-        for types in self.experts.values():
-            raised = types["top"] or len(types["layers"] or ())
-            bits += _bits(types["type"]) * (layers - raised) + _bits(types["raised"] or types["type"]) * raised
-        return bits / layers / len(self.experts)
-
-    @property
-    def uses_ours(self) -> bool:
-        """Whether some expert tensors are of a type of ours."""
-        return any(map(self.uses, OUR_TYPES))
-
-    @property
-    def needs_covariance(self) -> bool:
-        """Whether some expert tensors are encoded with error feedback."""
-        return self.feedback and self.uses_ours
-
-
-def _uniform(quant_type: str) -> dict[str, str]:
-    return {**dict.fromkeys(("gate", "up", "down"), quant_type), "rest": "Q6_K"}
-
-
-# what a twin is by one word
-TWINS = {"siblings": [_uniform("IQ3_A770"), _uniform("Q4_K")], "nested": [_uniform("IQ3_A770"), _uniform("IQ4_A770")]}
-
-
-def _by_name(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if value not in TWINS:
-        raise ValueError(f"is neither a list of two recipes nor one of {', '.join(TWINS)}")
-    return TWINS[value]
-
-
-def _or_name(schema: dict[str, Any]) -> None:
-    """Let editors accept `variants: nested`."""
-    recipes = dict(schema)
-    schema.clear()
-    schema["anyOf"] = [{"enum": list(TWINS), "type": "string"}, recipes]
-    schema["description"] = recipes.pop("description")
-
-
 RankMethod = Literal["measured", "weighted_error", "imatrix_energy", "first_layers", "random"]
 
 
-class Rank(_Strict):
+class Rank(Strict):
     """How the groups are put in order of promotion."""
 
     method: RankMethod = Field(description="what tells the benefit of promoting a group; `study_ranking` compares them")
@@ -245,7 +113,7 @@ class Rank(_Strict):
     )
 
 
-class PruneTarget(_Strict):
+class PruneTarget(Strict):
     """One right-sized file; give vram_gib or budget_mb."""
 
     name: Name = Field(description="part of the file name and of the target prune_NAME")
@@ -284,7 +152,7 @@ class Quality(_Chunks):
     )
 
 
-class Speed(_Strict):
+class Speed(Strict):
     """llama-bench, interleaved over the files."""
 
     n_prompt: int = Field(ge=1)
@@ -295,7 +163,7 @@ class Speed(_Strict):
     repetitions: int = Field(ge=2, description="rounds over all files; mean and stddev are over rounds")
 
 
-class Arc(_Strict):
+class Arc(Strict):
     """What `snakemake bench_arc` adds; length and number of its runs are those of `quality` and `speed`."""
 
     twin: str | None = Field(
@@ -304,7 +172,7 @@ class Arc(_Strict):
     chunks: int = Field(ge=1, description="chunks on which the card is compared with the CPU")
 
 
-class Bench(_Strict):
+class Bench(Strict):
     """What is measured."""
 
     quality: Quality
@@ -317,7 +185,7 @@ class Bench(_Strict):
     arc: Arc
 
 
-class Signing(_Strict):
+class Signing(Strict):
     """Who signs the manifest of a release: with minisign or with GPG."""
 
     minisign: str | None = Field(default=None, description="path of the secret key")
@@ -336,7 +204,7 @@ class Signing(_Strict):
         return str(self.public_key or self.gpg)
 
 
-class Disk(_Strict):
+class Disk(Strict):
     """What stays of what can be made again."""
 
     lean: bool = Field(
@@ -355,7 +223,7 @@ def _is_repository(name: str) -> str:
 Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"), AfterValidator(_is_repository)]
 
 
-class Release(_Strict):
+class Release(Strict):
     """The release folder beyond its content."""
 
     sign: Signing | None = Field(description="who signs manifest.json; null = nobody")
@@ -374,7 +242,7 @@ def _is_codebook(table: list[int]) -> list[int]:
 Codebook = Annotated[list[int], Field(min_length=8, max_length=8), AfterValidator(_is_codebook)]
 
 
-class Study(_Strict):
+class Study(Strict):
     """What `bench.compare`, `snakemake study_recipes` and `study_codebooks` choose from, beside the twin."""
 
     recipes: dict[Name, Recipe]
@@ -390,18 +258,13 @@ class Study(_Strict):
         return self
 
 
-class Config(_Strict):
+class Config(Strict):
     """The whole configuration of a run."""
 
     model: Model
     engine: Engine
     imatrix: Imatrix
-    variants: Annotated[list[Recipe], BeforeValidator(_by_name)] = Field(
-        min_length=2,
-        max_length=2,
-        description="variant 0 (small) and variant 1 (promoted), or siblings or nested",
-        json_schema_extra=_or_name,
-    )
+    variants: Variants
     rank: Rank
     prune_targets: list[PruneTarget]
     bench: Bench
@@ -412,36 +275,11 @@ class Config(_Strict):
     @property
     def is_nested(self) -> bool:
         """Whether variant 1 is variant 0 and what refines it."""
-        return self.variants[1].uses("IQ4_A770")
+        return is_nested(self.variants[1])
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        low, high = self.variants
-        for key in ("rest", "rest_classes"):
-            ours, theirs = getattr(low, key), getattr(high, key)
-            if ours != theirs:
-                raise ValueError(
-                    f"variants: {key} is {ours} in variant 0 and {theirs} in variant 1, "
-                    "but is stored once: make them equal"
-                )
-        if low.experts == high.experts:
-            raise ValueError("variants: both have the same expert types, so there is nothing to promote")
-        bits = [recipe.expert_bits(self.model.moe_layers) for recipe in self.variants]
-        if bits[1] <= bits[0]:
-            raise ValueError(
-                f"variants: experts have {bits[0]:.2f} bits in variant 0 and {bits[1]:.2f} in variant 1, "
-                "so nothing would be promoted: the small variant comes first"
-            )
-        if low.uses("IQ4_A770"):
-            raise ValueError("variants: IQ4_A770 is variant 1 of a nested twin, variant 0 is the IQ3_A770 in it")
-        for name, types in high.experts.items() if self.is_nested else ():
-            refines = "IQ4_A770" in (types["type"], types["raised"])
-            if low.experts[name] != ({**PLAIN, "type": "IQ3_A770"} if refines else types):
-                found = " and ".join(recipe.describe()[name] for recipe in self.variants)
-                raise ValueError(
-                    f"variants: {name} is {found}, but IQ4_A770 refines IQ3_A770 in all layers, "
-                    "and a nested twin has nothing else twice"
-                )
+        refuse_pair(self.variants, self.model.moe_layers)
         names = [target.name for target in self.prune_targets]
         rows = {f"variant-{number}" for number in range(len(self.variants))}
         # rows of the tables, and the twin's file

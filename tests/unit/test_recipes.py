@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gguf_files import IQ3_A770, PLAIN, Q4_K, Q6_K, Q8_0, Raw, write
-from phase_twin.config import Recipe
 from phase_twin.errors import UserError
 from phase_twin.experts import routed_experts
+from phase_twin.recipes import Recipe
 from prune_dual import Gguf
 from quantize_recipe import REST_CLASSES, asked_type, quantize_arguments, tell_types
 from rank_layers import rank_layers, unseen_experts
