@@ -15,6 +15,8 @@ QuantType = Literal[
 ]  # fmt: skip
 RestType = Literal["Q6_K", "Q8_0"]
 OUR_TYPES = ("IQ3_A770", "IQ4_A770")
+# types that llama-quantize encodes with error feedback where it is given covariances
+FEEDBACK_TYPES = (*OUR_TYPES, "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 TYPE_IDS = {name: kind for kind, name in NAMES.items()}
 RestClass = Literal["token_embd", "output", "attention", "delta_net", "shared_experts"]
 
@@ -71,7 +73,8 @@ class Recipe(Strict):
         default=False, description="stop where expert tensors cannot have their type, for the width of their rows"
     )
     feedback: bool = Field(
-        default=True, description="encode IQ3_A770 and IQ4_A770 with error feedback: better, and slower"
+        default=True,
+        description=f"encode experts with error feedback where they are {', '.join(FEEDBACK_TYPES)}: better, and slower",
     )
     refined_weight: float = Field(
         default=2.0, gt=0, lt=100, description="what the error of IQ4_A770 counts beside that of the IQ3_A770 in it"
@@ -111,7 +114,7 @@ class Recipe(Strict):
     @property
     def needs_covariance(self) -> bool:
         """Whether some expert tensors are encoded with error feedback."""
-        return self.feedback and self.uses_ours
+        return self.feedback and any(map(self.uses, FEEDBACK_TYPES))
 
 
 def _uniform(quant_type: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import yaml
 
 from phase_twin.config import load, twin_hash
 from phase_twin.errors import UserError
+from phase_twin.recipes import Recipe
 
 
 @pytest.fixture
@@ -43,8 +44,22 @@ def test_a_twin_is_nested_where_variant_1_refines_variant_0(release):
     assert nested.is_nested
     assert load(merged(release, {"variants": "nested"})) == nested
     assert load(merged(release, {"variants": "siblings"})) == load(release)
-    assert nested.variants[1].needs_covariance
     assert nested.variants[1].expert_bits(40) == 4.4375
+
+
+@pytest.mark.parametrize(
+    ("types", "needs"),
+    [
+        ({"down": "IQ4_A770"}, True),
+        ({"down": "Q4_K"}, True),
+        ({"down": {"type": "IQ3_S", "raised": "IQ4_XS", "top": 1}}, True),
+        ({"down": "Q4_K", "feedback": False}, False),
+        ({"down": "Q4_0"}, False),
+    ],
+)
+def test_which_recipes_are_encoded_with_error_feedback(types, needs):
+    recipe = Recipe.model_validate({"gate": "IQ3_S", "up": "IQ3_S", "rest": "Q6_K"} | types)
+    assert recipe.needs_covariance == needs
 
 
 def test_nano_states_only_what_differs(root, release):
