@@ -16,6 +16,8 @@ from mutate_sycl import REPORT as MUTANTS
 from phase_twin.active_weights import of_one_token
 from phase_twin.files import write_text
 from phase_twin.mini_cards import cards_table
+from phase_twin.positions import Positions
+from phase_twin.quality import compare
 from phase_twin.results import read_result
 from phase_twin.side_by_side import DECODE, DOT, PROMPT
 from phase_twin.wording import NOT_SETTLED, beside, is_settled, signed
@@ -27,6 +29,26 @@ RESULTS = Path("results/nex-n2-nano")
 CPU = RESULTS / "cpu"
 MODEL = Path("resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf")
 PROGRAMS = Path("resources/engine/cpu/bin")
+
+
+# of the studies of a nested twin: what is compared, and what with
+LARGE_PHASES = {
+    "q4_k": "Q4_K",
+    "q4_k-feedback": "Q4_K with feedback",
+    "iq4_xs": "IQ4_XS",
+    "iq4_xs-feedback": "IQ4_XS with feedback",
+    "iq4_a770-search": "IQ4_A770, no feedback",
+    "iq4_a770-half": "IQ4_A770, weight 0.5",
+    "iq4_a770-1": "IQ4_A770, weight 1",
+    "iq4_a770": "**IQ4_A770, weight 2**, the default",
+    "q5_k": "Q5_K",
+}
+SMALL_PHASES = {
+    "iq3_a770": "IQ3_A770 by itself",
+    "iq4_a770-half-base": "weight 0.5",
+    "iq4_a770-1-base": "weight 1",
+    "iq4_a770-base": "**weight 2**",
+}
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -120,6 +142,32 @@ def codebooks_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return markdown(head, cells)
+
+
+def phases_table(folder: Path, head: str, base: str, names: dict[str, str]) -> str:
+    """Return rows of the study beside another one than it names itself, from what was kept by position.
+
+    Parameters
+    ----------
+    folder
+        that of the rows, `study-NAME.json` and `.npz`.
+    head
+        what the first column is called.
+    base
+        NAME of the row that differences are to.
+    names
+        NAME -> what the table calls it.
+    """
+    reference = Positions.load(folder / f"study-{base}.npz")
+    cells = []
+    for name, label in names.items():
+        row, found = read_result(folder / f"study-{name}.json"), Positions.load(folder / f"study-{name}.npz")
+        kld = f"{row['kld_mean']:.4f} ± {row['kld_mean_err']:.4f}"
+        difference = "" if name == base else beside(compare(found, reference)["kld_mean"], 4)
+        tail = [f"{row['kld_p999']:.3f}", f"{row['kld_max']:.2f}", f"{row['top1']:.2f} %"]
+        cells.append([label, f"{row['bpw_experts']:.4g}", kld, difference, *tail])
+    columns = [head, "bits", "mean KLD", f"to {names[base]}", "99.9 % KLD", "largest", "top-1"]
+    return markdown(columns, cells)
 
 
 def mutants_table(rows: list[dict[str, Any]]) -> str:
@@ -273,6 +321,9 @@ def main() -> None:
     replace(readme, "nano results", quality_table(read_result(RESULTS / "bench/quality.json")))
     shutil.copyfile(RESULTS / "bench/quality.svg", "docs/quality.svg")
     replace(page, "study", quality_table(read_result(RESULTS / "study/recipes.json")))
+    rows = RESULTS / "bench/quality"
+    replace(page, "large phases", phases_table(rows, "experts", "q4_k", LARGE_PHASES))
+    replace(page, "small phases", phases_table(rows, "the IQ3_A770 in it", "iq3_a770", SMALL_PHASES))
     replace(page, "codebooks", codebooks_table(read_result(RESULTS / "study/codebooks.json")))
     timing = read_result(RESULTS / "report/timing.json")
     active = of_one_token(Gguf.read(MODEL), lambda tensor: tensor.n_elements)
