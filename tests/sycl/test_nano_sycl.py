@@ -21,6 +21,9 @@ pytestmark = pytest.mark.sycl
 TEXT = "models/nex-n2-nano/evaluation.txt"
 BF16 = "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"
 TWIN = "results/nex-n2-nano/Nex-N2-nano-twin.gguf"
+NESTED = "nested"  # a nested twin in its place
+# which phase of which twin -> the type of its experts
+PHASES = {(TWIN, 0): "iq3_a770", (TWIN, 1): "q4_K", (NESTED, 1): "iq4_a770"}
 
 SYCL_FLAGS = ("-ngl", "99", "-fa", "off")
 LIVE = {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_STATS": "1"}
@@ -39,8 +42,16 @@ def sycl(root, snakemake) -> Callable[[str], list[Path]]:
 
 @pytest.fixture(scope="module")
 def measure(nano, engine_bin, sycl, root, tmp_path_factory) -> Measure:
-    """Mean KLD of a phase against BF16, its error, and what the program said."""
+    """Mean KLD of a twin's phase against BF16, its error, and what the program said."""
     folder = tmp_path_factory.mktemp("logits")
+
+    def path_of(twin: str) -> Path:
+        path = folder / "nested.gguf"
+        if twin == NESTED and not path.exists():
+            imatrix = "results/nex-n2-nano/imatrix.gguf"
+            command = ["dev/run", "nest_twin", TWIN, "--model", BF16, "--imatrix", imatrix, "--out", path]
+            subprocess.run(command, cwd=root, check=True, capture_output=True)
+        return path if twin == NESTED else root / twin
 
     def logits(chunks: int) -> Path:
         path = folder / f"{chunks}.kld"
@@ -50,10 +61,13 @@ def measure(nano, engine_bin, sycl, root, tmp_path_factory) -> Measure:
             subprocess.run(command, check=True, capture_output=True)
         return path
 
-    def run(phase: int, chunks: int, backend: dict[str, str] | None, ubatch: int = 512) -> tuple[float, float, str]:
+    def run(
+        case: tuple[str, int], chunks: int, backend: dict[str, str] | None, ubatch: int = 512
+    ) -> tuple[float, float, str]:
+        twin, phase = case
         program = "llama-perplexity"
         command = [engine_bin(program)] if backend is None else [*sycl(program), *SYCL_FLAGS]
-        command += ["-m", root / TWIN, "-c", "512", "-b", "2048", "-ub", str(ubatch), *override("default", phase)]
+        command += ["-m", path_of(twin), "-c", "512", "-b", "2048", "-ub", str(ubatch), *override("default", phase)]
         command += ["--kl-divergence", "--kl-divergence-base", logits(chunks)]
         done = subprocess.run(command, env=os.environ | (backend or {}), capture_output=True, text=True)
         said = done.stdout + done.stderr
@@ -64,27 +78,27 @@ def measure(nano, engine_bin, sycl, root, tmp_path_factory) -> Measure:
     return run
 
 
-@pytest.mark.parametrize("phase", [0, 1])
+@pytest.mark.parametrize("case", PHASES, ids=PHASES.values())
 @pytest.mark.parametrize("backend", [LIVE, DORMANT], ids=["live", "dormant"])
-def test_quality_in_batches(measure, phase, backend):
-    expected, error, _ = measure(phase, 4, None)
-    found, _, _ = measure(phase, 4, backend)
+def test_quality_in_batches(measure, case, backend):
+    expected, error, _ = measure(case, 4, None)
+    found, _, _ = measure(case, 4, backend)
     assert abs(found - expected) < 3 * error
 
 
-@pytest.mark.parametrize("phase", [0, 1])
-def test_quality_token_by_token(measure, phase):
-    expected, error, _ = measure(phase, 1, None)
-    live, _, said = measure(phase, 1, LIVE, ubatch=1)
-    dormant, _, before = measure(phase, 1, DORMANT, ubatch=1)
+@pytest.mark.parametrize("case", PHASES, ids=PHASES.values())
+def test_quality_token_by_token(measure, case):
+    expected, error, _ = measure(case, 1, None)
+    live, _, said = measure(case, 1, LIVE, ubatch=1)
+    dormant, _, before = measure(case, 1, DORMANT, ubatch=1)
     assert abs(live - expected) < 3 * error
     assert abs(dormant - expected) < 3 * error
-    kind = ("iq3_a770", "q4_K")[phase]
+    kind = PHASES[case]
     for kernel in ("moe_gate_up_swiglu", "moe_mul_mat_vec", "reorder"):
         assert re.search(rf"sycl-stats: {kernel} +{kind} +[1-9]", said), kernel
         assert not re.search(rf"sycl-stats: {kernel} +{kind}", before), kernel
     # llama.cpp reorders Q4_K itself
-    theirs = ("mul_mat_vec_q_id", "mul_mat_vec_q_id_reorder")[phase]
+    theirs = "mul_mat_vec_q_id_reorder" if kind == "q4_K" else "mul_mat_vec_q_id"
     assert re.search(rf"sycl-stats: {theirs} +{kind} +[1-9]", before)
     assert not re.search(rf"sycl-stats: mul_mat_vec_q_id\w* +{kind}", said)
 
