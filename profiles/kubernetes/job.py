@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# on every pod, for those that must not share a node with another
+# on every Job, to find them all by, and on every pod, for those that must not share a node with another
 LABELS = {"app.kubernetes.io/name": "phase-twin"}
 
 
@@ -52,7 +52,7 @@ def manifest(script: Path, cpu: int, memory_mb: int, minutes: int, gpu: int, exc
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"generateName": "phase-twin-"},
+        "metadata": {"generateName": "phase-twin-", "labels": LABELS},
         "spec": {"backoffLimit": 0, "template": template},
     }
 

@@ -22,15 +22,17 @@ PROFILES = {
 }
 # keeps what it is asked and given, and prints the answer that the test wrote
 KUBECTL = '#!/bin/sh\necho "$@" > asked\ncat > given\ncat answer\n'
-# keeps all that it is asked; its Jobs have a name and never end
+# keeps all that it is asked, and the process that asks for a state; its Jobs have a name and never end
 ENDLESS = """\
 #!/bin/sh
 echo "$@" >> asked
 case $1 in
 create) cat > given; printf phase-twin-x7k2q ;;
-get) echo '{"status": {"active": 1}}' ;;
+get) echo '{"status": {"active": 1}}'; echo $PPID > asker.part; mv asker.part asker ;;
 esac
 """
+# seconds between two rounds of such questions
+INTERVAL = 20
 SETTINGS = {"PHASE_TWIN_IMAGE": "registry/image:1", "PHASE_TWIN_CLAIM": "project"}
 CARD = {"PHASE_TWIN_GPU": "gpu.intel.com/xe"}
 SIZE = ("--cpu", "8", "--memory-mb", "29000", "--minutes", "75")
@@ -71,7 +73,10 @@ def test_a_job_is_submitted_to_kubernetes(job, tmp_path):
     done = job(*SUBMIT, answer="phase-twin-x7k2q")
     assert done.stdout == "phase-twin-x7k2q\n", done.stderr
     assert (tmp_path / "asked").read_text().startswith("create -f -")
-    spec = json.loads((tmp_path / "given").read_text())["spec"]
+    manifest = json.loads((tmp_path / "given").read_text())
+    # what README.md lists and deletes the Jobs by
+    assert manifest["metadata"]["labels"] == {"app.kubernetes.io/name": "phase-twin"}
+    spec = manifest["spec"]
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
     assert container["command"] == ["/bin/sh", str(tmp_path / "job script.sh")]
@@ -97,10 +102,10 @@ def test_a_job_that_measures_speed_shares_neither_node_nor_card(job, tmp_path):
     assert json.loads((tmp_path / "given").read_text())["spec"]["template"]["metadata"] == template["metadata"]
 
 
-def asked(folder: Path) -> str:
-    """Return what kubectl was asked there."""
-    path = folder / "asked"
-    return path.read_text() if path.exists() else ""
+def answered(folder: Path) -> bool:
+    """Tell whether one asked there for the state of a Job, and is gone with the answer."""
+    asker = folder / "asker"
+    return asker.exists() and not Path("/proc", asker.read_text().strip()).exists()
 
 
 def test_a_job_is_submitted_and_cancelled_by_the_profile(checkout, tmp_path):
@@ -109,18 +114,21 @@ def test_a_job_is_submitted_and_cancelled_by_the_profile(checkout, tmp_path):
     (tmp_path / "kubectl").chmod(0o755)
     environment = os.environ | SETTINGS | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/kubernetes"]
+    command += ["--seconds-between-status-checks", str(INTERVAL)]
     command += ["--configfile", NANO_CONFIG, "--force", "fetch_engine"]
     with open(tmp_path / "log", "wb") as log:
         run = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    end = time.monotonic() + 120
-    while "get job" not in asked(project):
+    end = time.monotonic() + 300
+    while not answered(project):
         assert run.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
         time.sleep(0.2)
+    # jobs are not cancelled while the executor asks how they do, nor before it has noted the answer
+    time.sleep(INTERVAL / 10)
     run.send_signal(signal.SIGINT)
     run.wait(60)
     (container,) = json.loads((project / "given").read_text())["spec"]["template"]["spec"]["containers"]
     assert container["resources"] == {"requests": {"cpu": "1", "memory": "1000M"}, "limits": {"memory": "1000M"}}
-    assert asked(project).endswith("delete job --ignore-not-found --wait=false phase-twin-x7k2q\n")
+    assert (project / "asked").read_text().endswith("delete job --ignore-not-found --wait=false phase-twin-x7k2q\n")
 
 
 @pytest.mark.parametrize(
