@@ -247,6 +247,8 @@ def cpu_table(report: dict[str, Any]) -> str:
     head += ["GB/s", "of the read bandwidth", "repacked MiB"]
 
     def figure(row: dict[str, Any], test: str, digits: int) -> str:
+        if test not in row:
+            return ""
         settled = is_settled(row[test], row["spread"][test] * row[test])
         return f"{row[test]:.{digits}f}" if settled else NOT_SETTLED
 
@@ -269,6 +271,7 @@ def cpu_table(report: dict[str, Any]) -> str:
 
     ratios = [
         [
+            row["type"],
             f"{row['test']} / {row['base']}",
             times(row["ratio"]) if is_settled(1, row["spread"]) else NOT_SETTLED,
             f"{100 * row['spread']:.1f} %",
@@ -277,9 +280,9 @@ def cpu_table(report: dict[str, Any]) -> str:
         for row in report["ratios"]
     ]
     where = f"{report['device']}, {report['threads']} threads; read bandwidth {report['read_gb_s']:.1f} GB/s; {told}."
-    second = ["IQ3_A770, test / beside", "median", "spread", "asked", "hoped for", "if only bytes counted"]
+    second = ["experts", "test / beside", "median", "spread", "asked", "hoped for", "if only bytes counted"]
     models = report["models"]
-    picture = f"![How many times as fast IQ3_A770 is as stock types, {models} models](iq3_a770-cpu-{models}.svg)"
+    picture = f"![How many times as fast our types are as stock ones, {models} models](iq3_a770-cpu-{models}.svg)"
     return "\n\n".join([where, markdown(head, types), markdown(second, ratios), picture])
 
 

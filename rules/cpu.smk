@@ -1,12 +1,23 @@
 # Requires: the engine for the CPU, and any model of the architecture for vocabulary and keys (that of config/nano.yaml is
 # made in seconds).
-# Makes: cpu/pure.json and cpu/mixed.json, with plots: IQ3_A770 beside stock types on this machine's CPU. Not part of
+# Makes: cpu/pure.json and cpu/mixed.json, with plots: our types beside stock ones on this machine's CPU. Not part of
 # `all`.
 from phase_twin.engine import KERNEL_TIMES
-from phase_twin.side_by_side import OURS as OUR_TYPE, STOCK as STOCK_TYPES
+from phase_twin.side_by_side import IN_PLACE as PLANES_IN_PLACE, KINDS as CPU_KINDS
 
 # all matrices of one type, or as in a release: experts of the type, the rest Q6_K
 FORMS = ("pure", "mixed")
+
+
+def shape_experts(wildcards):
+    """The type of the experts, and whether base and plane stand apart."""
+    nested = wildcards.kind == PLANES_IN_PLACE
+    return ["IQ4_A770", "--nested"] if nested else [wildcards.kind]
+
+
+def shape_rest(wildcards):
+    """The type of all other matrices."""
+    return "Q6_K" if wildcards.form == "mixed" else shape_experts(wildcards)[0]
 
 
 rule write_shape_model:
@@ -25,7 +36,7 @@ rule write_shape_model:
         "benchmarks/cpu/shapes-{form}-{kind}.tsv"
     wildcard_constraints:
         form="|".join(FORMS),
-        kind="|".join((OUR_TYPE, *STOCK_TYPES)),
+        kind="|".join(CPU_KINDS),
     conda:
         "../envs/pipeline.yaml"
     resources:
@@ -33,11 +44,12 @@ rule write_shape_model:
         disk_mb=3000,
         runtime=10,
     params:
-        rest=lambda wildcards: "Q6_K" if wildcards.form == "mixed" else wildcards.kind,
+        experts=shape_experts,
+        rest=shape_rest,
     message:
         "Write a model of 4 layers of full size: {wildcards.form} {wildcards.kind}"
     shell:
-        "python {input.tool:q} --template {input.template:q} --layers 4 --experts {wildcards.kind:q}"
+        "python {input.tool:q} --template {input.template:q} --layers 4 --experts {params.experts:q}"
         " --rest {params.rest:q} --out {output.gguf:q} 2> {log.main:q} || {{ cat {log.main:q} >&2; exit 1; }}"
 
 
@@ -70,7 +82,7 @@ rule measure_cpu:
         stream=rules.build_stream_read.output.program,
         models=expand(
             rules.write_shape_model.output.gguf,
-            kind=(OUR_TYPE, *STOCK_TYPES),
+            kind=CPU_KINDS,
             allow_missing=True,
         ),
     output:
@@ -86,7 +98,7 @@ rule measure_cpu:
         "../envs/pipeline.yaml"
     threads: 2
     resources:
-        mem_mb=16000,
+        mem_mb=18000,
         disk_mb=10,
         runtime=240,
     params:
@@ -95,7 +107,7 @@ rule measure_cpu:
         max_rounds=12,
         spread=0.03,
     message:
-        "Measure IQ3_A770 beside stock types on the CPU: {wildcards.form} models"
+        "Measure our types beside stock ones on the CPU: {wildcards.form} models"
     script:
         "../scripts/measure_cpu.py"
 

@@ -1,4 +1,4 @@
-"""Measure IQ3_A770 and stock types on the CPU: rounds of one sample each, until the ratios asked for spread little."""
+"""Measure our types and stock ones on the CPU: rounds of one sample each, until the ratios asked for spread little."""
 
 import logging
 import statistics
@@ -14,11 +14,11 @@ from phase_twin.rule import run_rule, run_tool
 from phase_twin.side_by_side import (
     DECODE,
     DOT,
+    IN_PLACE,
+    KINDS,
     N_GEN,
     N_PROMPT,
-    OURS,
     PROMPT,
-    STOCK,
     Round,
     missed,
     parse_bandwidth,
@@ -26,6 +26,7 @@ from phase_twin.side_by_side import (
     parse_cycles,
     ratio_rows,
     speed_rows,
+    tests_of,
     turn,
     unsettled,
 )
@@ -43,7 +44,7 @@ class Bench:
 
     def __init__(self, snakemake: Any) -> None:
         self.programs = snakemake.input
-        self.models = dict(zip((OURS, *STOCK), snakemake.input.models, strict=True))
+        self.models = dict(zip(KINDS, snakemake.input.models, strict=True))
         self.threads = snakemake.threads
         self.log = snakemake.log.tool
         Path(self.log).unlink(missing_ok=True)
@@ -56,7 +57,9 @@ class Bench:
     def bench(self, kind: str, n_prompt: int, n_gen: int, *flags: str) -> str:
         """Run llama-bench on mapped weights, as llama.cpp does by itself."""
         case = {"file": self.models[kind], "variant": None}
-        return self.run(*bench_command(self.programs.bench, case, n_prompt, n_gen, self.threads), "-lm", "mmap", *flags)
+        command = bench_command(self.programs.bench, case, n_prompt, n_gen, self.threads)
+        # elsewhere than in repacked rows planes stay where they are in the file
+        return self.run(*command, "-lm", "mmap", "--repack", "0" if kind == IN_PLACE else "1", *flags)
 
     def buffers(self, kind: str) -> dict[str, float]:
         """MiB of weights per kind of buffer; brings the file into memory, too."""
@@ -69,7 +72,8 @@ class Bench:
         for kind in turn(list(self.models), number):
             # as the engine calls it: q3_K, iq3_s
             name = kind.lower().replace("_k", "_K")
-            samples[DOT][kind] = parse_cycles(self.run(self.programs.kernels, *DOT_FLAGS, "--type", name))
+            if DOT in tests_of(kind):
+                samples[DOT][kind] = parse_cycles(self.run(self.programs.kernels, *DOT_FLAGS, "--type", name))
             for sample in parse_samples(self.bench(kind, N_PROMPT, N_GEN)):
                 samples[sample["test"]][kind] = sample["t_s"]
                 self.ran = {name: sample[name] for name in ("device", "threads")}
@@ -96,7 +100,8 @@ def main(snakemake: Any) -> None:
     }
     ratios = ratio_rows(used, nbytes)
     for row in ratios:
-        log.info("%s / %s: %.3f, spread %.1f %%", row["test"], row["base"], row["ratio"], 100 * row["spread"])
+        compared = (row["type"], row["test"], row["base"])
+        log.info("%s %s / %s: %.3f, spread %.1f %%", *compared, row["ratio"], 100 * row["spread"])
     log.info("asked and not reached: %s", ", ".join(missed(ratios)) or "nothing")
     report = {
         "models": snakemake.wildcards.form,

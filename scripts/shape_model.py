@@ -1,6 +1,6 @@
 """Write a GGUF with the tensor shapes of Nex-N2-mini, few layers, random weights and nano's vocabulary.
 
-usage: shape_model.py --template NANO.gguf --layers 4 --experts IQ3_A770 [--rest Q6_K] --out MODEL.gguf
+usage: shape_model.py --template NANO.gguf --layers 4 --experts IQ3_A770 [--rest Q6_K] [--nested] --out MODEL.gguf
 
 It answers nothing: it is there to be traced and timed.
 """
@@ -12,10 +12,15 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType
 
+from pack_twin import variant_kv
+from phase_twin.errors import UserError
 from prune_dual import (
     BLOCK_SIZES,
     FILE_TYPES,
     IQ3_A770,
+    IQ3_A770_R,
+    IQ4_A770,
+    NESTED,
     TYPE_KEYS,
     Gguf,
     Kv,
@@ -23,6 +28,7 @@ from prune_dual import (
     Tensor,
     encode_kv,
     type_kv,
+    variant_name,
     write_gguf,
 )
 
@@ -33,12 +39,13 @@ STATE, INNER, GROUPS, CONV = 128, 4096, 16, 4
 ATTENTION_EVERY = 4  # the other layers are gated delta nets
 
 F32, Q6_K = int(GGMLQuantizationType.F32), int(GGMLQuantizationType.Q6_K)
-TYPES = {"IQ3_A770": IQ3_A770} | {
+TYPES = {"IQ3_A770": IQ3_A770, "IQ4_A770": IQ4_A770} | {
     kind: int(GGMLQuantizationType[kind]) for kind in ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ3_XXS", "IQ3_S", "IQ4_XS")
 }
 
 # where the halves of a block are that scale it; random bits there would be anything up to infinity
-SCALES = {IQ3_A770: [100], TYPES["Q3_K"]: [108], TYPES["Q4_K"]: [0, 2], TYPES["Q5_K"]: [0, 2], Q6_K: [208]}
+SCALES = {IQ3_A770: [100], IQ3_A770_R: [], IQ4_A770: [100], TYPES["Q3_K"]: [108], Q6_K: [208]}
+SCALES |= {TYPES[kind]: [0, 2] for kind in ("Q4_K", "Q5_K")}
 SCALES |= {TYPES[kind]: [0] for kind in ("IQ3_XXS", "IQ3_S", "IQ4_XS")}
 
 SIZES = {
@@ -119,7 +126,7 @@ def random_blocks(kind: int, nbytes: int, rng: np.random.Generator) -> bytes:
 
 
 def metadata(template: Gguf, layers: int, expert_type: int) -> list[Kv]:
-    """Return the template's keys with the sizes of the large model."""
+    """Return the template's keys with the sizes of the large model, without those of types of ours."""
     ours = {f"qwen35moe.{name}": value for name, value in SIZES.items()} | {"qwen35moe.block_count": layers}
     ours["general.file_type"] = FILE_TYPES.get(expert_type, 0)
     kept = [entry for name, entry in template.kv.items() if name not in ours and name not in TYPE_KEYS]
@@ -128,11 +135,33 @@ def metadata(template: Gguf, layers: int, expert_type: int) -> list[Kv]:
     # without a list of the recurrent layers the engine goes by full_attention_interval
     replaced = ("qwen35moe.rope.dimension_sections", "qwen35moe.attention.recurrent_layers")
     kept = [entry for entry in kept if entry.name not in replaced]
-    return kept + made + type_kv([expert_type])
+    return kept + made
 
 
-def write_shape_model(template: Path, layers: int, expert_type: int, out: Path, rest_type: int = Q6_K) -> None:
-    """Write the model; tensors of one type share their random bytes."""
+def nest(shapes: dict[str, tuple[int, ...]], kinds: dict[str, int]) -> list[str]:
+    """Make base and plane of each expert tensor, in place; return their names in the order of promotion."""
+    groups = [name for name in shapes if "_exps" in name]
+    for name in groups:
+        plane = variant_name(name, 1, NESTED)
+        shapes[plane], kinds[name], kinds[plane] = shapes[name], IQ3_A770, IQ3_A770_R
+    return groups
+
+
+def write_shape_model(
+    template: Path, layers: int, expert_type: int, out: Path, rest_type: int = Q6_K, nested: bool = False
+) -> None:
+    """Write the model; tensors of one type share their random bytes.
+
+    Where it is `nested`, it is a nested twin that loads as variant 1 by itself: experts have planes, and `expert_type`
+    only says what base and plane are together, IQ4_A770.
+
+    Raises
+    ------
+    UserError
+        if it is to be nested and experts are not IQ4_A770.
+    """
+    if nested and expert_type != IQ4_A770:
+        raise UserError("a nested model has experts of IQ4_A770")
     nano = Gguf.read(template)
     (vocabulary,) = (tensor.shape[1] for tensor in nano.tensors if tensor.name == "token_embd.weight")
     shapes = {"token_embd.weight": (D_MODEL, vocabulary), "output.weight": (D_MODEL, vocabulary)}
@@ -140,6 +169,7 @@ def write_shape_model(template: Path, layers: int, expert_type: int, out: Path, 
     for layer in range(layers):
         shapes |= layer_shapes(layer)
     kinds = {name: tensor_type(name, shape, expert_type, rest_type) for name, shape in shapes.items()}
+    groups = nest(shapes, kinds) if nested else []
     sizes = {}
     for name, shape in shapes.items():
         block, size = BLOCK_SIZES[kinds[name]]
@@ -153,7 +183,9 @@ def write_shape_model(template: Path, layers: int, expert_type: int, out: Path, 
             Tensor(name, shape, kinds[name], Span(Path(folder, str(kinds[name])), 0, sizes[name]))
             for name, shape in shapes.items()
         ]
-        write_gguf(out, metadata(nano, layers, expert_type), tensors, force=True)
+        kv = metadata(nano, layers, IQ3_A770 if nested else expert_type) + type_kv(kinds.values())
+        kv += variant_kv(NESTED, 2, default=1, budget_mb=0, order=groups, tie=None) if nested else []
+        write_gguf(out, kv, tensors, force=True)
 
 
 def main() -> None:
@@ -163,10 +195,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--experts", choices=TYPES, default="IQ3_A770")
     parser.add_argument("--rest", choices=TYPES, default="Q6_K")
+    parser.add_argument("--nested", action="store_true", help="experts of IQ4_A770 as base and plane")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     experts, rest = TYPES[arguments.experts], TYPES[arguments.rest]
-    write_shape_model(arguments.template, arguments.layers, experts, arguments.out, rest)
+    try:
+        write_shape_model(arguments.template, arguments.layers, experts, arguments.out, rest, arguments.nested)
+    except UserError as error:
+        raise SystemExit(f"shape_model: {error}") from None
 
 
 if __name__ == "__main__":

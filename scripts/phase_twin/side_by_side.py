@@ -1,4 +1,4 @@
-"""What is asked of IQ3_A770 beside stock types on the CPU, and what rounds of samples come to; runs no program."""
+"""What is asked of our types beside stock ones on the CPU, and what rounds of samples come to; runs no program."""
 
 import re
 import statistics
@@ -8,8 +8,12 @@ from typing import Any
 
 from .errors import UserError
 
-OURS = "IQ3_A770"
 STOCK = ("IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")
+# IQ4_A770 as a nested twin has it, base and plane apart: read where they lie, not repacked
+IN_PLACE = "IQ4_A770-nested"
+# ours -> what they are compared with: stock types that one may have in their place
+BESIDE = {"IQ3_A770": STOCK, "IQ4_A770": ("IQ4_XS", "Q4_K"), IN_PLACE: ("IQ4_XS", "Q4_K")}
+KINDS = (*BESIDE, *STOCK)
 # test-quantize-perf: cycles, the less the better; llama-bench: tokens per second
 DOT, PROMPT, DECODE = "dot", "pp512", "tg64"
 N_PROMPT, N_GEN = 512, 64
@@ -17,8 +21,9 @@ N_PROMPT, N_GEN = 512, 64
 
 @dataclass(frozen=True)
 class Goal:
-    """How many times as fast as `base` ours should be: `least` is asked, `stretch` hoped for."""
+    """How many times as fast as `base` a type of ours should be: `least` is asked, `stretch` hoped for."""
 
+    type: str
     test: str
     base: str
     least: float | None
@@ -26,28 +31,38 @@ class Goal:
 
 
 GOALS = (
-    Goal(DOT, "Q3_K", 1.2, 1.5),
-    Goal(DECODE, "Q3_K", 1.1),
-    Goal(DECODE, "IQ3_S", 1.5),
-    Goal(DECODE, "IQ3_XXS", 1.6),
-    Goal(DECODE, "Q4_K", 1.1),
-    Goal(PROMPT, "Q3_K", 1.5),
-    Goal(PROMPT, "IQ3_S", 2.5),
-    Goal(PROMPT, "Q4_K", None, 0.9),
+    Goal("IQ3_A770", DOT, "Q3_K", 1.2, 1.5),
+    Goal("IQ3_A770", DECODE, "Q3_K", 1.1),
+    Goal("IQ3_A770", DECODE, "IQ3_S", 1.5),
+    Goal("IQ3_A770", DECODE, "IQ3_XXS", 1.6),
+    Goal("IQ3_A770", DECODE, "Q4_K", 1.1),
+    Goal("IQ3_A770", PROMPT, "Q3_K", 1.5),
+    Goal("IQ3_A770", PROMPT, "IQ3_S", 2.5),
+    Goal("IQ3_A770", PROMPT, "Q4_K", None, 0.9),
+    Goal("IQ4_A770", DECODE, "Q4_K", 1.0, 1.15),
+    Goal("IQ4_A770", PROMPT, "Q4_K", 1.0, 1.15),
 )
 
 
 @dataclass(frozen=True)
 class Round:
-    """One sample of everything: read bandwidth in GB/s, and test -> type -> cycles or tokens per second."""
+    """One sample of everything: read bandwidth in GB/s, and test -> type -> cycles or tokens per second.
+
+    Planes apart have no dot product: it takes one row.
+    """
 
     gb_s: float
     samples: dict[str, dict[str, float]]
 
-    def ratio(self, test: str, base: str) -> float:
-        """How many times as fast as `base` ours was."""
-        ours, theirs = (self.samples[test][kind] for kind in (OURS, base))
+    def ratio(self, test: str, kind: str, base: str) -> float:
+        """How many times as fast as `base` the type `kind` of ours was."""
+        ours, theirs = (self.samples[test][one] for one in (kind, base))
         return theirs / ours if test == DOT else ours / theirs
+
+
+def tests_of(kind: str) -> tuple[str, ...]:
+    """The tests that a type is put to."""
+    return (DECODE, PROMPT) if kind == IN_PLACE else (DOT, DECODE, PROMPT)
 
 
 def spread(values: Sequence[float]) -> float:
@@ -59,7 +74,8 @@ def spread(values: Sequence[float]) -> float:
 def unsettled(rounds: Sequence[Round], limit: float) -> list[str]:
     """Return the goals whose ratios spread more than `limit`, worst first, each with its spread."""
     spreads = {
-        f"{goal.test} / {goal.base}": spread([one.ratio(goal.test, goal.base) for one in rounds]) for goal in GOALS
+        f"{goal.type} {goal.test} / {goal.base}": spread([one.ratio(goal.test, goal.type, goal.base) for one in rounds])
+        for goal in GOALS
     }
     worst = sorted(spreads, key=spreads.__getitem__, reverse=True)
     return [f"{name} {100 * spreads[name]:.1f} %" for name in worst if spreads[name] > limit]
@@ -107,7 +123,7 @@ def speed_rows(rounds: Sequence[Round], token_bytes: dict[str, int]) -> list[dic
     rows = []
     for kind, nbytes in token_bytes.items():
         row: dict[str, Any] = {"type": kind, "spread": {}}
-        for test in (DOT, PROMPT, DECODE):
+        for test in tests_of(kind):
             samples = [one.samples[test][kind] for one in rounds]
             row[test] = statistics.median(samples)
             row["spread"][test] = spread(samples)
@@ -119,20 +135,24 @@ def speed_rows(rounds: Sequence[Round], token_bytes: dict[str, int]) -> list[dic
 
 
 def ratio_rows(rounds: Sequence[Round], token_bytes: dict[str, int]) -> list[dict[str, Any]]:
-    """Ours beside each stock type: median and spread of the rounds' own ratios, what was asked, what bytes allow."""
-    goals = {(goal.test, goal.base): goal for goal in GOALS}
+    """Ours beside stock types: median and spread of the rounds' own ratios, what was asked, what bytes allow."""
+    goals = {(goal.type, goal.test, goal.base): goal for goal in GOALS}
     rows = []
     for test in (DOT, DECODE, PROMPT):
-        for base in STOCK:
-            ratios = [one.ratio(test, base) for one in rounds]
-            goal = goals.get((test, base))
-            row = {"test": test, "base": base, "ratio": statistics.median(ratios), "spread": spread(ratios)}
+        pairs = [(ours, base) for ours, bases in BESIDE.items() if test in tests_of(ours) for base in bases]
+        for kind, base in pairs:
+            ratios = [one.ratio(test, kind, base) for one in rounds]
+            goal = goals.get((kind, test, base))
+            row = {"type": kind, "test": test, "base": base}
+            row |= {"ratio": statistics.median(ratios), "spread": spread(ratios)}
             row |= {"least": goal and goal.least, "stretch": goal and goal.stretch}
-            rows.append(row | {"bytes_allow": token_bytes[base] / token_bytes[OURS] if test == DECODE else None})
+            rows.append(row | {"bytes_allow": token_bytes[base] / token_bytes[kind] if test == DECODE else None})
     return rows
 
 
 def missed(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Return what was asked and not reached."""
     short = [row for row in rows if row["least"] and row["ratio"] < row["least"]]
-    return [f"{row['test']} / {row['base']} {row['ratio']:.2f}, asked {row['least']:.2f}" for row in short]
+    return [
+        f"{row['type']} {row['test']} / {row['base']} {row['ratio']:.2f}, asked {row['least']:.2f}" for row in short
+    ]

@@ -13,9 +13,7 @@ import gather_quality
 import gather_timing
 from phase_twin.experts import units
 from phase_twin.plots import save
-from phase_twin.side_by_side import OURS as OUR_TYPE
-from phase_twin.side_by_side import STOCK as STOCK_TYPES
-from phase_twin.side_by_side import Round, ratio_rows
+from phase_twin.side_by_side import KINDS, Round, ratio_rows
 from plot_texts import check_texts
 
 MIB, GIB = 2**20, 2**30
@@ -45,8 +43,8 @@ def speed(depths: list[int]) -> pd.DataFrame:
 
 
 def cpu() -> dict:
-    rounds = [Round(30.0, {test: {OUR_TYPE: 1.0, **dict.fromkeys(STOCK_TYPES, 0.7)} for test in draw_cpu.TESTS})] * 2
-    ratios = ratio_rows(rounds, dict.fromkeys((OUR_TYPE, *STOCK_TYPES), 1))
+    rounds = [Round(30.0, {test: dict.fromkeys(KINDS, 0.7) for test in draw_cpu.TESTS})] * 2
+    ratios = ratio_rows(rounds, dict.fromkeys(KINDS, 1))
     return {"models": "mixed", "device": "AMD EPYC 9B14 96-Core Processor", "threads": 2, "ratios": ratios}
 
 

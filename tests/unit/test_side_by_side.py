@@ -13,7 +13,8 @@ from phase_twin.results import read_result
 from phase_twin.side_by_side import (
     DECODE,
     DOT,
-    OURS,
+    IN_PLACE,
+    KINDS,
     PROMPT,
     STOCK,
     Round,
@@ -29,19 +30,22 @@ from phase_twin.side_by_side import (
 )
 from prune_dual import Gguf
 
-KINDS = (OURS, *STOCK)
+OURS, REFINED = "IQ3_A770", "IQ4_A770"
 BYTES = dict.fromkeys(KINDS, 2_000_000_000)
 
 
 def one_round(ours: float = 30.0, gb_s: float = 100.0) -> Round:
-    """All stock types at 10 tokens per second and 3 cycles, ours at `ours` and 2."""
-    speeds = dict.fromkeys(STOCK, 10.0) | {OURS: ours}
-    return Round(gb_s, {DOT: dict.fromkeys(STOCK, 3.0) | {OURS: 2.0}, PROMPT: speeds, DECODE: speeds})
+    """All stock types at 10 tokens per second and 3 cycles, ours at `ours` and 2, the refined ones at 12 and 4."""
+    speeds = dict.fromkeys(STOCK, 10.0) | {OURS: ours, REFINED: 12.0, IN_PLACE: 8.0}
+    cycles = dict.fromkeys(STOCK, 3.0) | {OURS: 2.0, REFINED: 4.0}
+    return Round(gb_s, {DOT: cycles, PROMPT: speeds, DECODE: speeds})
 
 
 def test_ratios_are_larger_where_ours_is_faster():
-    assert one_round().ratio(DOT, "Q3_K") == 1.5
-    assert one_round().ratio(DECODE, "Q3_K") == 3.0
+    assert one_round().ratio(DOT, OURS, "Q3_K") == 1.5
+    assert one_round().ratio(DECODE, OURS, "Q3_K") == 3.0
+    assert one_round().ratio(DOT, REFINED, "Q4_K") == 0.75
+    assert one_round().ratio(DECODE, REFINED, "Q4_K") == 1.2
 
 
 def test_spread_is_that_of_the_middle_half():
@@ -54,7 +58,7 @@ def test_what_spreads_too_much_is_named():
     assert unsettled(calm, 0.03) == []
     rough = unsettled([*calm, one_round(20), one_round(45)], 0.001)
     assert len(rough) == 7
-    assert all(test in (DECODE, PROMPT) for test in (name.split()[0] for name in rough))
+    assert {tuple(name.split()[:2]) for name in rough} == {(OURS, DECODE), (OURS, PROMPT)}
 
 
 def test_each_type_is_first_in_turn():
@@ -64,24 +68,46 @@ def test_each_type_is_first_in_turn():
 
 def test_share_of_the_bandwidth_is_taken_within_rounds():
     # a slow machine halves both
-    row = speed_rows([one_round(30), one_round(15, 50), one_round(30)], BYTES)[0]
+    row, *_ = speed_rows([one_round(30), one_round(15, 50), one_round(30)], BYTES)
     assert (row["type"], row[DECODE], row["gb_s"]) == (OURS, 30, 60)
     assert row["of_bandwidth"] == pytest.approx(0.6)
 
 
 def test_ratios_stand_beside_what_was_asked():
     rows = ratio_rows([one_round(14.0), one_round(14.5), one_round(14.2)], BYTES | {"Q4_K": 3_000_000_000})
-    found = {(row["test"], row["base"]): row for row in rows}
-    assert len(found) == 3 * len(STOCK)
-    q4_k = found[DECODE, "Q4_K"]
+    found = {(row["type"], row["test"], row["base"]): row for row in rows}
+    assert len(found) == 3 * len(STOCK) + 3 * 2 + 2 * 2
+    q4_k = found[OURS, DECODE, "Q4_K"]
     assert (q4_k["ratio"], q4_k["least"], q4_k["bytes_allow"]) == (pytest.approx(1.42), 1.1, 1.5)
-    assert found[PROMPT, "IQ4_XS"]["least"] is None
+    assert found[OURS, PROMPT, "IQ4_XS"]["least"] is None
+    refined = found[REFINED, DECODE, "Q4_K"]
+    assert (refined["ratio"], refined["least"], refined["stretch"]) == (pytest.approx(1.2), 1.0, 1.15)
+    assert found[IN_PLACE, PROMPT, "Q4_K"]["least"] is None
     assert [text.split(",")[0] for text in missed(rows)] == [
-        "tg64 / IQ3_XXS 1.42",
-        "tg64 / IQ3_S 1.42",
-        "pp512 / Q3_K 1.42",
-        "pp512 / IQ3_S 1.42",
+        "IQ3_A770 tg64 / IQ3_XXS 1.42",
+        "IQ3_A770 tg64 / IQ3_S 1.42",
+        "IQ3_A770 pp512 / Q3_K 1.42",
+        "IQ3_A770 pp512 / IQ3_S 1.42",
     ]
+
+
+def test_planes_apart_have_no_dot_product():
+    rows = {row["type"]: row for row in speed_rows([one_round()] * 2, BYTES)}
+    assert [kind for kind, row in rows.items() if DOT not in row] == [IN_PLACE]
+    assert rows[IN_PLACE][DECODE] == 8
+    assert {row["test"] for row in ratio_rows([one_round()] * 2, BYTES) if row["type"] == IN_PLACE} == {DECODE, PROMPT}
+
+
+def test_only_planes_are_left_where_they_lie(tmp_path, monkeypatch):
+    asked = SimpleNamespace(
+        input=SimpleNamespace(models=KINDS, bench="llama-bench"),
+        log=SimpleNamespace(tool=tmp_path / "tool.log"),
+        threads=2,
+    )
+    bench = measure_cpu.Bench(asked)
+    monkeypatch.setattr(bench, "run", lambda *command: command)
+    repacked = {kind: bench.bench(kind, 0, 1) for kind in KINDS}
+    assert [kind for kind, call in repacked.items() if call[call.index("--repack") + 1] == "0"] == [IN_PLACE]
 
 
 def test_cycles_are_read():
@@ -162,7 +188,7 @@ def test_it_measures_until_the_machine_is_calm(rule):
     report = rule([one_round(ours) for ours in (10, 50, 30, 30, 30, 99)])
     assert (report["settled"], report["rounds_measured"], report["rounds_used"]) == (True, 5, 3)
     assert len(report["samples"]) == 5
-    assert {row["ratio"] for row in report["ratios"] if row["test"] == DECODE} == {3.0}
+    assert {row["ratio"] for row in report["ratios"] if (row["type"], row["test"]) == (OURS, DECODE)} == {3.0}
 
 
 def test_it_ends_and_says_so_where_the_machine_is_never_calm(rule):

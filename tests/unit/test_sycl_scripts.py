@@ -9,9 +9,9 @@ from gguf.quants import dequantize
 
 from gguf_files import F32, PLAIN, Raw, write
 from mutate_sycl import SOURCES, Mutant, planted
+from phase_twin import iq3_a770, iq4_a770
 from phase_twin.errors import UserError
-from phase_twin.iq3_a770 import decode
-from prune_dual import BLOCK_SIZES, Gguf
+from prune_dual import BLOCK_SIZES, Gguf, Twin
 from shape_model import D_MODEL, EXPERTS, TYPES, layer_shapes, random_blocks, write_shape_model
 from trace_sycl import count_calls, expected, weight_bytes
 
@@ -87,11 +87,31 @@ def test_a_model_of_one_type(tmp_path, monkeypatch):
     assert kinds["blk.0.ffn_gate_inp.weight"] == kinds["blk.0.ssm_conv1d.weight"] == "F32"
 
 
+def test_a_nested_model_loads_both_planes(tmp_path, monkeypatch):
+    monkeypatch.setattr("shape_model.EXPERTS", 2)
+    template = write(tmp_path / "nano.gguf", PLAIN, [Raw("token_embd.weight", (256, 4), F32, bytes(4096))])
+    kind = TYPES["IQ4_A770"]
+    write_shape_model(template, 1, kind, tmp_path / "out.gguf", kind, nested=True)
+    twin = Twin.read(tmp_path / "out.gguf")
+    assert (twin.kind, twin.default, len(twin.groups)) == ("nested", 1, 3)
+    assert twin.promote_order == list(twin.groups)
+    kinds = {tensor.name: tensor.type_name for tensor in twin.phase(1)}
+    assert kinds["blk.0.ffn_up_exps.weight"] == kinds["blk.0.ssm_out.weight"] == "IQ4_A770"
+    stored = {tensor.name: tensor.type_name for tensor in twin.gguf.tensors}
+    assert [stored[f"blk.0.ffn_up_exps.weight{end}"] for end in ("", ".r1")] == ["IQ3_A770", "IQ3_A770_R"]
+
+
+def test_only_iq4_a770_can_be_nested(tmp_path):
+    with pytest.raises(UserError, match="experts of IQ4_A770"):
+        write_shape_model(tmp_path / "nano.gguf", 1, TYPES["Q4_K"], tmp_path / "out.gguf", nested=True)
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_random_blocks_hold_small_values(kind):
     blocks = np.frombuffer(random_blocks(TYPES[kind], 100_000, np.random.default_rng(0)), np.uint8)
     blocks = blocks.reshape(-1, BLOCK_SIZES[TYPES[kind]][1])
-    values = decode(blocks) if kind == "IQ3_A770" else dequantize(blocks, GGMLQuantizationType[kind])
+    ours = {"IQ3_A770": iq3_a770.decode, "IQ4_A770": iq4_a770.decode}
+    values = ours[kind](blocks) if kind in ours else dequantize(blocks, GGMLQuantizationType[kind])
     assert np.isfinite(values).all()
     assert 0 < np.abs(values).max() < 1
 

@@ -141,7 +141,15 @@ CPU = {
         | {"spread": {"dot": 0.01, "pp512": 0.02, "tg64": 0.1}}
     ],
     "ratios": [
-        {"test": "tg64", "base": "Q4_K", "ratio": 1.0512, "spread": 0.0123, "least": 1.1, "stretch": None}
+        {
+            "type": "IQ3_A770",
+            "test": "tg64",
+            "base": "Q4_K",
+            "ratio": 1.0512,
+            "spread": 0.0123,
+            "least": 1.1,
+            "stretch": None,
+        }
         | {"bytes_allow": 1.0987},
     ],
 }
@@ -152,7 +160,7 @@ def test_speed_on_the_cpu_beside_what_was_asked():
     assert told.startswith("AMD EPYC, 2 threads; read bandwidth 31.4 GB/s; in the last 7 of 9 rounds no ratio")
     assert types.splitlines()[2] == "| Q4_K | 2.23 | 123.5 | 67.9 | 202 | 13.7 | 44 % | 1728 |"
     assert picture.endswith("(iq3_a770-cpu-pure.svg)")
-    assert ratios.splitlines()[2] == "| tg64 / Q4_K | 1.05 x | 1.2 % | 1.10 x |  | 1.10 x |"
+    assert ratios.splitlines()[2] == "| IQ3_A770 | tg64 / Q4_K | 1.05 x | 1.2 % | 1.10 x |  | 1.10 x |"
 
 
 def test_what_spreads_by_more_than_a_tenth_is_no_figure():
@@ -165,7 +173,14 @@ def test_what_spreads_by_more_than_a_tenth_is_no_figure():
     assert (
         types.splitlines()[2] == "| Q4_K | 2.23 | not settled | not settled | 202 | not settled | not settled | 1728 |"
     )
-    assert ratios.splitlines()[2] == "| tg64 / Q4_K | not settled | 20.0 % | 1.10 x |  | 1.10 x |"
+    assert ratios.splitlines()[2] == "| IQ3_A770 | tg64 / Q4_K | not settled | 20.0 % | 1.10 x |  | 1.10 x |"
+
+
+def test_what_was_not_measured_has_an_empty_cell():
+    (kind,) = CPU["types"]
+    apart = {name: value for name, value in kind.items() if name != "dot"} | {"spread": {"pp512": 0.02, "tg64": 0.01}}
+    types = cpu_table(CPU | {"types": [apart]}).split("\n\n")[1]
+    assert types.splitlines()[2] == "| Q4_K |  | 123.5 | 67.9 | 202 | 13.7 | 44 % | 1728 |"
 
 
 def test_a_machine_that_was_never_calm_is_told():
