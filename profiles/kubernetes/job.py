@@ -57,8 +57,10 @@ def manifest(script: Path, cpu: int, memory_mb: int, minutes: int, gpu: int, exc
     }
 
 
-def state(job: dict[str, Any]) -> str:
-    """Return what snakemake calls the state of a Job."""
+def state(job: dict[str, Any] | None) -> str:
+    """Return what snakemake calls the state of a Job; None: somebody has deleted it."""
+    if job is None:
+        return "failed"
     conditions = job.get("status", {}).get("conditions", [])
     ended = {condition["type"] for condition in conditions if condition["status"] == "True"}
     if "Complete" in ended:
@@ -66,15 +68,46 @@ def state(job: dict[str, Any]) -> str:
     return "failed" if "Failed" in ended else "running"
 
 
+class NoAnswerError(Exception):
+    """kubectl has failed; its message."""
+
+
 def kubectl(*arguments: str, stdin: str = "") -> str:
-    """Run kubectl and return what it prints; exit with its message where it fails."""
+    """Run kubectl and return what it prints.
+
+    Raises
+    ------
+    NoAnswerError
+        if it fails.
+    """
     try:
         done = subprocess.run(["kubectl", *arguments], input=stdin, text=True, capture_output=True)
     except FileNotFoundError:
         sys.exit("job.py: kubectl is not on the PATH")
     if done.returncode:
-        sys.exit(f"job.py: kubectl {arguments[0]}: {done.stderr.strip()}")
+        raise NoAnswerError(f"job.py: kubectl {arguments[0]}: {done.stderr.strip()}")
     return done.stdout
+
+
+def submit(job: dict[str, Any]) -> str:
+    """Return the name of the new Job; exit with kubectl's message where there is none."""
+    try:
+        return kubectl("create", "-f", "-", "-o", "jsonpath={.metadata.name}", stdin=json.dumps(job))
+    except NoAnswerError as error:
+        sys.exit(str(error))
+
+
+def ask(name: str) -> str:
+    """Return the state of a Job, which goes on running while the cluster does not answer.
+
+    An error here would end the whole run of snakemake and leave all its Jobs behind.
+    """
+    try:
+        answer = kubectl("get", "job", name, "--ignore-not-found", "-o", "json")
+    except NoAnswerError as error:
+        print(f"{error}; asked again later", file=sys.stderr)
+        return "running"
+    return state(json.loads(answer) if answer.strip() else None)
 
 
 def setting(name: str) -> str:
@@ -88,17 +121,16 @@ def main() -> None:
     """Map the command line to the functions above."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    submit = commands.add_parser("submit")
+    submission = commands.add_parser("submit")
     for option in ("--cpu", "--memory-mb", "--minutes", "--gpu", "--exclusive"):
-        submit.add_argument(option, type=int, required=True)
-    submit.add_argument("script", type=Path)
+        submission.add_argument(option, type=int, required=True)
+    submission.add_argument("script", type=Path)
     commands.add_parser("status").add_argument("name")
     args = parser.parse_args()
     if args.command == "submit":
-        job = manifest(args.script, args.cpu, args.memory_mb, args.minutes, args.gpu, bool(args.exclusive))
-        print(kubectl("create", "-f", "-", "-o", "jsonpath={.metadata.name}", stdin=json.dumps(job)))
+        print(submit(manifest(args.script, args.cpu, args.memory_mb, args.minutes, args.gpu, bool(args.exclusive))))
     else:
-        print(state(json.loads(kubectl("get", "job", args.name, "-o", "json"))))
+        print(ask(args.name))
 
 
 if __name__ == "__main__":

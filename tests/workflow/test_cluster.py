@@ -143,6 +143,19 @@ def test_the_state_of_a_job_in_kubernetes(job, status, word):
     assert job("status", "phase-twin-x7k2q", answer=json.dumps({"status": status})).stdout == f"{word}\n"
 
 
+def test_a_job_that_somebody_deleted_has_failed(job):
+    assert job("status", "phase-twin-x7k2q").stdout == "failed\n"
+
+
+def test_jobs_outlive_a_cluster_that_does_not_answer(job, tmp_path):
+    (tmp_path / "kubectl").write_text("#!/bin/sh\necho 'connection refused' >&2\nexit 1\n")
+    done = job("status", "phase-twin-x7k2q")
+    assert (done.returncode, done.stdout) == (0, "running\n")
+    assert done.stderr == "job.py: kubectl get: connection refused; asked again later\n"
+    done = job(*SUBMIT)
+    assert (done.returncode, done.stderr) == (1, "job.py: kubectl create: connection refused\n")
+
+
 @pytest.mark.parametrize("name", ["PHASE_TWIN_IMAGE", "PHASE_TWIN_CLAIM", "PHASE_TWIN_GPU"])
 def test_a_setting_that_kubernetes_needs_is_one_sentence(job, name):
     settings = {key: value for key, value in (SETTINGS | CARD).items() if key != name}
