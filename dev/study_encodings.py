@@ -8,11 +8,11 @@ import numpy as np
 import yaml
 from gguf import GGUFReader
 
+from markdown_table import markdown
 from phase_twin.engine import BATCH, ENVIRONMENT
 from phase_twin.positions import Positions
 from phase_twin.rule import run_tool
 from take_base import take_base
-from update_tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 JITTER = 0.05  # standard deviation of the logarithm of each weight's factor

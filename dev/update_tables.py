@@ -2,7 +2,8 @@
 
 usage: dev/run update_tables [--measured]   (from the project's folder, after `make nano` and the studies)
 
---measured writes only what was made by a run of its own: bench_cpu, mutate_sycl, trace_sycl, study_ranking.
+--measured writes only what was made by a run of its own: bench_cpu, mutate_sycl, trace_sycl, study_ranking, and a
+nested twin beside the siblings (docs/ranking.md has the command).
 """
 
 import re
@@ -12,10 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from compare_curves import curve_tables, draw, read_curve
+from markdown_table import markdown
 from mutate_sycl import REPORT as MUTANTS
 from phase_twin.active_weights import of_one_token
 from phase_twin.files import write_text
 from phase_twin.mini_cards import cards_table
+from phase_twin.plots import save
 from phase_twin.positions import Positions
 from phase_twin.quality import compare
 from phase_twin.results import read_result
@@ -26,6 +30,8 @@ from scaling import disk_table, rates, steps_table
 from trace_sycl import REPORT as COST
 
 RESULTS = Path("results/nex-n2-nano")
+# the same with `variants: nested`
+NESTED = Path("results/nex-n2-nano-nested")
 CPU = RESULTS / "cpu"
 MODEL = Path("resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf")
 PROGRAMS = Path("resources/engine/cpu/bin")
@@ -49,11 +55,6 @@ SMALL_PHASES = {
     "iq4_a770-1-base": "weight 1",
     "iq4_a770-base": "**weight 2**",
 }
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def named(rows: list[dict[str, Any]]) -> str | None:
@@ -312,6 +313,11 @@ def write_measured() -> None:
             replace(Path(page), mark, table(read_result(path)))
     for plot in CPU.glob("*.svg"):
         shutil.copyfile(plot, f"docs/iq3_a770-cpu-{plot.name}")
+    if (NESTED / "curve.json").exists():
+        curves = read_curve(RESULTS), read_curve(NESTED)
+        picture = "![Mean KLD over loaded bytes: a line for siblings, one for the nested twin](curves.svg)"
+        replace(Path("docs/ranking.md"), "curves", f"{curve_tables(*curves)}\n\n{picture}")
+        save(draw(*curves), "docs/curves.svg")
 
 
 def main() -> None:

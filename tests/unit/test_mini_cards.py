@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from gguf_files import nex_n2_mini
+from markdown_table import markdown
 from phase_twin import mini_cards
 from phase_twin.config import load
 from prune_dual import GIB, MIB, Twin
 from shape_model import TYPES
-from update_tables import markdown
 
 
 @pytest.fixture(scope="module")
