@@ -141,8 +141,8 @@ def main(snakemake: Any) -> None:
     ranking = json.loads(Path(snakemake.input.ranking).read_text())
     head = mtp_blocks(Gguf.read(snakemake.input.model))
     options, file_type = quantize_arguments(snakemake.params.recipe, ranking, head)
-    with atomic_output(snakemake.output.gguf) as partial:
-        command = [snakemake.input.program, "--imatrix", snakemake.input.imatrix, *options]
+    with atomic_output(snakemake.output.gguf, resumes=True) as partial:
+        command = [snakemake.input.program, "--resume", "--imatrix", snakemake.input.imatrix, *options]
         if covariance := snakemake.input.get("covariance"):
             weight = snakemake.params.recipe["refined_weight"]
             command += ["--covariance", covariance, "--lambda", str(weight)]

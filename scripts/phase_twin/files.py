@@ -14,6 +14,8 @@ from .errors import UserError
 
 # below this a disk is full: what a tool could not write may have been smaller than what is free
 FULL_BYTES = 1 << 20
+# beside an unfinished file: what of it is good; llama-quantize --resume names it so
+JOURNAL = ".journal"
 KEPT = "run again, what is finished is kept"
 # faults of the machine, which a user can mend
 REMEDIES = {
@@ -35,11 +37,17 @@ def as_user_error(error: OSError, path: str | os.PathLike[str]) -> UserError | N
 
 
 @contextmanager
-def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_output(path: str | os.PathLike[str], *, resumes: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success sync it and rename it to `path`.
 
     On an exception the temporary file is removed and whatever stood at `path` before is left as it was. The name is
     always the same, so that nothing piles up after a kill.
+
+    Parameters
+    ----------
+    resumes
+        hand over what an interrupted run left, with its journal (JOURNAL), to a writer that goes on from it if it is
+        its own; both are removed only where the disk is full.
 
     Raises
     ------
@@ -54,7 +62,8 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(partial, "ab") as held:
             if not lock_output(held):
                 raise UserError(f"{final}: another process is writing it; wait for it, or end it")
-            held.truncate(0)
+            if not resumes:
+                held.truncate(0)
             try:
                 yield partial
                 if not partial.stat().st_size:
@@ -64,7 +73,9 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(partial, final)
             except BaseException as error:
                 full = shutil.disk_usage(final.parent).free < FULL_BYTES
-                partial.unlink(missing_ok=True)
+                if full or not resumes:
+                    partial.unlink(missing_ok=True)
+                    partial.with_name(partial.name + JOURNAL).unlink(missing_ok=True)
                 if full and isinstance(error, UserError):
                     raise UserError(f"{error}\n  {final}: the disk is full; {REMEDIES[errno.ENOSPC]}") from error
                 raise

@@ -86,3 +86,20 @@ def test_an_output_appears_only_when_complete(tmp_path):
         pass
     assert path.read_text() == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["result"]
+
+
+@pytest.mark.parametrize(("free", "left"), [(1 << 30, "half"), (0, None)])
+def test_what_a_writer_goes_on_from_is_kept_unless_the_disk_is_full(tmp_path, monkeypatch, free, left):
+    path = tmp_path / "result"
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(UserError), atomic_output(path, resumes=True) as partial:
+        partial.write_text("half")
+        partial.with_name(f"{partial.name}.journal").write_text("record")
+        raise UserError("the tool was killed")
+    assert {entry.name for entry in tmp_path.iterdir()} == (
+        {partial.name, f"{partial.name}.journal"} if left else set()
+    )
+    with atomic_output(path, resumes=True) as partial:
+        assert partial.read_text() == (left or "")
+        partial.write_text("whole")
+    assert path.read_text() == "whole"
