@@ -7,7 +7,7 @@ def twin_cases():
     """What is measured of the twin: label -> file, and the phase where the file is the twin."""
     # plain strings: they travel in params
     twin = str(rules.pack_twin.output.twin)
-    cases = {f"variant-{number}": (twin, number) for number in range(len(CFG.variants))}
+    cases = {phase: (twin, number) for number, phase in enumerate(PHASES)}
     return cases | {name: (PRUNED[name]["gguf"], None) for name in TARGETS}
 
 
@@ -24,7 +24,7 @@ CASES = OURS | {name: STUDY[name] for name in COMPARED}
 
 def measured(label):
     """File and phase that a label stands for, those of the studies included."""
-    return (OURS | STUDY | CODEBOOK_CASES)[label]
+    return (OURS | STUDY | KIND_CASES | CODEBOOK_CASES)[label]
 
 
 def shown(label):
@@ -229,6 +229,7 @@ rule bench:
         rules.gather_quality.output,
         lambda wildcards: rules.gather_curve.output,
         rules.measure_speed.output,
+        lambda wildcards: KIND_TABLE,
 
 
 rule gather_study:

@@ -31,13 +31,15 @@ sys.path.insert(0, str(PROJECT / "scripts"))
 
 from phase_twin.checkpoint import look_at, read_checkpoint
 from phase_twin.clock import refuse_future
-from phase_twin.config import load as load_config, twin_hash
+from phase_twin.config import PHASES, load as load_config, twin_hash
 from phase_twin.errors import UserError
-from phase_twin.recipes import Recipe
+from phase_twin.recipes import Recipe, kind_of, siblings_of
+from phase_twin.results import read_result
 from phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from phase_twin.series import read_series
 from phase_twin.sources import load_sources
 from phase_twin.text_length import look_at_text, not_utf8, text_uses
+from prune_dual import NESTED, SIBLINGS
 
 # also a param of what a cache between workflows may keep: it must not outlive a change of ours
 from phase_twin.version import VERSION
@@ -209,6 +211,7 @@ except UserError as error:
 
 
 STUDY_PREFIX = "study-"
+SIBLING_RECIPES = siblings_of(CFG.variants) if NESTED in CFG.kinds else []
 
 
 def all_recipes():
@@ -218,6 +221,10 @@ def all_recipes():
     found |= {
         f"{STUDY_PREFIX}{label}": recipe for label, recipe in CFG.study.recipes.items()
     }
+    # what a nested twin is compared with, unless that is among the others
+    for name, recipe in zip(("sibling", "sibling-search"), SIBLING_RECIPES):
+        if recipe not in found.values():
+            found[name] = recipe
     if kind != "BF16":
         found["reference"] = Recipe(gate=kind, up=kind, down=kind, rest=kind)
     return found

@@ -110,7 +110,19 @@ def quantized(name):
     return str(rules.quantize_recipe.output.gguf).format(recipe=name)
 
 
-# variant 0 of a nested twin is in variant 1
-FILES = [1] if CFG.is_nested else range(len(CFG.variants))
-VARIANTS = [quantized(f"variant{number}") for number in FILES]
-VARIANT_DIGESTS = [f"{path}.sha256" for path in VARIANTS]
+def twin_kind():
+    """Kind of the twin: as the recipes say, or as the measurement has decided."""
+    if len(CFG.kinds) == 1:
+        return next(iter(CFG.kinds))
+    return read_result(checkpoints.choose_kind.get().output.choice)["kind"]
+
+
+def variants(wildcards):
+    """The files that the twin is made of; variant 0 of a nested one is in variant 1."""
+    high = [kind_of(recipe) for recipe in CFG.variants].index(twin_kind(), 1)
+    numbers = [high] if twin_kind() == NESTED else [0, high]
+    return [quantized(f"variant{number}") for number in numbers]
+
+
+def variant_digests(wildcards):
+    return [f"{path}.sha256" for path in variants(wildcards)]

@@ -28,7 +28,7 @@ def reference_model(wildcards):
 
 rule score_groups:
     input:
-        variants=VARIANTS,
+        variants=variants,
         imatrix=rules.compute_imatrix.output.imatrix,
         model=rules.convert_checkpoint.output.model,
     output:
@@ -55,7 +55,7 @@ rule score_groups:
 
 rule rank_groups:
     input:
-        variants=VARIANTS,
+        variants=variants,
         scores=results("rank/scores-{method}.json"),
     output:
         order=results("rank/{method}.json"),
@@ -92,15 +92,15 @@ def last_uses_of_bf16(wildcards):
     logits = [rules.write_reference_logits.output.logits]
     if CFG.rank.method == "measured":
         logits.append(rules.write_rank_logits.output.logits)
-    compared = [quantized(name) for name in COMPARED]
+    compared = [quantized(name) for name in (*COMPARED, *SIBLING_FILES)]
     return [*compared, *logits, rules.write_provenance.output.facts]
 
 
 # a twin in any order serves to measure mixes; the order of the real one follows from them
 rule pack_draft:
     input:
-        variants=VARIANTS,
-        digests=VARIANT_DIGESTS,
+        variants=variants,
+        digests=variant_digests,
         order=order_of("first_layers"),
         provenance=[],
         after=last_uses_of_bf16,

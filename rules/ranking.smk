@@ -83,9 +83,6 @@ if len(PARTS) > 1:
     ruleorder: merge_order > measure_order
 
 
-PHASES = [f"variant-{number}" for number in range(len(CFG.variants))]
-
-
 def of_phases(output):
     """What was measured of both phases, the ends of every curve; `output` is a path of measure_quality's."""
     return expand(output, label=PHASES)

@@ -26,6 +26,7 @@ rule make_release:
         quality=rules.gather_quality.output.table,
         speed=rules.measure_speed.output.speed,
         curve=rules.gather_curve.output.curve,
+        kinds=KIND_TABLE,
         pictures=[rules.gather_curve.output.png, rules.gather_quality.output.png],
         calibration=rules.rank_layers.output.calibration,
         provenance=rules.write_provenance.output.facts,
@@ -55,7 +56,11 @@ rule make_release:
             "repo": hub_repository(),
         },
         engine=SOURCES.engine.model_dump(),
-        variants=[recipe.describe() for recipe in CFG.variants],
+        # the twin tells which it is
+        variants={
+            kind: [recipe.describe() for recipe in pair]
+            for kind, pair in CFG.kinds.items()
+        },
         stock={name: CFG.study.recipes[name].describe() for name in CFG.bench.compare},
         targets=[target.model_dump() for target in CFG.prune_targets],
         release=CFG.release.model_dump(include={"sign", "repo"}),

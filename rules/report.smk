@@ -114,8 +114,14 @@ rule write_tables:
         quality=rules.gather_quality.output.table,
         speed=rules.measure_speed.output.speed,
         curve=rules.gather_curve.output.curve,
+        kinds=KIND_TABLE,
         timing=rules.gather_timing.output.table,
     output:
+        **(
+            {"kinds": page("kinds", "Where the 4-bit phase stands")}
+            if KIND_TABLE
+            else {}
+        ),
         quality=page("quality", "Quality"),
         speed=page("speed", "Speed"),
         curve=page("curve", "What each further byte buys"),

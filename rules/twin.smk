@@ -10,7 +10,7 @@ rule write_provenance:
         model_digest=rules.convert_checkpoint.output.digest,
         imatrix_digest=rules.compute_imatrix.output.digest,
         # only an order: damage that went into them is found too
-        variants=VARIANTS,
+        variants=variants,
         calibration=text_path(CFG.imatrix.corpus),
     output:
         facts=results("provenance.json"),
@@ -25,7 +25,7 @@ rule write_provenance:
         disk_mb=10,
         runtime=minutes(0.2),
     params:
-        config_hash=twin_hash(CFG),
+        config_hash=lambda wildcards: twin_hash(CFG, twin_kind()),
         version=VERSION,
     message:
         "Record versions and hashes of all that decides the twin's bytes"
@@ -35,8 +35,8 @@ rule write_provenance:
 
 rule pack_twin:
     input:
-        variants=VARIANTS,
-        digests=VARIANT_DIGESTS,
+        variants=variants,
+        digests=variant_digests,
         order=order_of(CFG.rank.method),
         provenance=rules.write_provenance.output.facts,
         after=last_uses_of_bf16,
@@ -65,7 +65,7 @@ rule pack_twin:
 rule verify_twin:
     input:
         twin=rules.pack_twin.output.twin,
-        variants=VARIANTS,
+        variants=variants,
         completion=engine("llama-completion"),
         variant_info=engine("llama-variant-info"),
     output:

@@ -2,11 +2,13 @@
 
 The folder is built under a temporary name and renamed when complete. The same inputs give the same bytes.
 
-snakemake.input: twin, verified (the report of verify_twin), mmproj and mmproj_digest (may be absent), curve, pictures,
-quality, speed, calibration, provenance, pruned and selections (one per target), patches (in series order), templates
-(all of release/), prune_tool (scripts/prune-dual.py and its package), license.
-snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes), stock (recipes by
-label), targets (of prune_targets), release (sign, repo), texts (names of those for `calibration` and `evaluation`).
+snakemake.input: twin, verified (the report of verify_twin), mmproj and mmproj_digest (may be absent), curve, kinds
+(bench/kinds.json or kind.json, may be absent), pictures, quality, speed, calibration, provenance, pruned and selections
+(one per target), patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its
+package), license.
+snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes by kind of the
+twin), stock (recipes by label), targets (of prune_targets), release (sign, repo), texts (names of those for
+`calibration` and `evaluation`).
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from typing import Any
 from phase_twin.card import (
     Calibration,
     Curve,
+    Kinds,
     QualityRow,
     Selection,
     SpeedRow,
@@ -195,18 +198,21 @@ def main(snakemake: Any) -> None:
     signing = Signing.model_validate(params.release["sign"]) if params.release["sign"] else None
     selections = [read_results(path, Selection) for path in given.selections]
     report = json.loads(read_bytes(given.verified))
+    twin = Twin.read(given.twin)
+    kinds = given.get("kinds")
     context = card_context(
         model=params.model,
         engine=params.engine,
         texts=params.texts,
-        variants=params.variants,
+        variants=params.variants[twin.kind],
         types=report["types"],
         calibration=read_results(given.calibration, Calibration),
         stock=params.stock,
-        twin=file_facts(given.twin) | twin_facts(Twin.read(given.twin)),
+        twin=file_facts(given.twin) | twin_facts(twin),
         mmproj=file_facts(mmproj) if mmproj else None,
         quality=read_results(given.quality, list[QualityRow]),
         speed=read_results(given.speed, list[SpeedRow]),
+        kinds=read_results(kinds, Kinds) if kinds else None,
         order=read_results(given.curve, Curve).order,
         fits=describe_fits(params.targets, given.pruned, selections),
         provenance=read_results(given.provenance, dict[str, str | int]),

@@ -98,14 +98,25 @@ def timing_table(rows: Rows) -> list[dict[str, Any]]:
     ]
 
 
-TABLES = {"quality": quality_table, "speed": speed_table, "curve": curve_table, "timing": timing_table}
+def kinds_table(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lay out bench/kinds.json or kind.json."""
+    return quality_table(comparison["rows"])
+
+
+TABLES = {
+    "quality": quality_table,
+    "speed": speed_table,
+    "curve": curve_table,
+    "timing": timing_table,
+    "kinds": kinds_table,
+}
 
 
 def main(snakemake: Any) -> None:
     """Map the rule to the functions above."""
-    for name, lay_out in TABLES.items():
-        rows = lay_out(read_result(snakemake.input[name]))
-        write_text(snakemake.output[name], STYLE + pd.DataFrame(rows).to_html(index=False, border=0) + "\n")
+    for name, path in snakemake.output.items():
+        rows = TABLES[name](read_result(snakemake.input[name]))
+        write_text(path, STYLE + pd.DataFrame(rows).to_html(index=False, border=0) + "\n")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,13 @@ class QualityRow(BaseModel):
     difference: Differences | None
 
 
+class Kinds(BaseModel):
+    """What the card takes from bench/kinds.json, or kind.json, which also has `why`; the refined phase is first."""
+
+    rows: list[QualityRow]
+    why: str | None = None
+
+
 class SpeedRow(BaseModel):
     """One row of bench/speed.json; `t_s` in tokens per second, `depth` in tokens."""
 
@@ -185,6 +192,7 @@ def card_context(
     twin: dict[str, Any],
     mmproj: dict[str, Any] | None,
     quality: list[QualityRow],
+    kinds: Kinds | None,
     speed: list[SpeedRow],
     order: str,
     fits: list[dict[str, Any]],
@@ -222,6 +230,7 @@ def card_context(
         "twin": twin,
         "mmproj": mmproj,
         "forms": sorted(forms, key=lambda form: form["bytes"]),
+        "kinds": kinds.model_dump() if kinds else None,
         "compared_to": next((titled(row)["title"] for row in quality if row.label == base), None),
         "not_settled": NOT_SETTLED,
         "settings": group_rows(map(titled, quality), ("reference", "chunks", "chunks_asked", "n_ctx")),

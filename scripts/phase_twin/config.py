@@ -9,14 +9,17 @@ from typing import Annotated, Any, Literal
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from prune_dual import NESTED, SIBLINGS
+
 from .engine import N_BATCH
 from .errors import UserError
 from .licenses import spdx_spelling
-from .recipes import Recipe, Variants, is_nested, refuse_pair
+from .recipes import Recipe, Variants, kind_of, refuse_pair
 from .strict import Strict
 
 MAX_NAME = 100  # characters: file systems take 255 bytes for a name, and others are added
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)]
+PHASES = ("variant-0", "variant-1")  # how tables and files of measurements name them
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
@@ -265,6 +268,12 @@ class Config(Strict):
     engine: Engine
     imatrix: Imatrix
     variants: Variants
+    nested_margin: float = Field(
+        ge=-1,
+        le=10,
+        description="where variant 1 is open: the twin is nested unless the KLD of its large phase is higher than the "
+        "sibling's by more than this share of it",
+    )
     rank: Rank
     prune_targets: list[PruneTarget]
     bench: Bench
@@ -273,17 +282,19 @@ class Config(Strict):
     study: Study
 
     @property
-    def is_nested(self) -> bool:
-        """Whether variant 1 is variant 0 and what refines it."""
-        return is_nested(self.variants[1])
+    def kinds(self) -> dict[str, list[Recipe]]:
+        """Kind of the twin -> its variants; both kinds where the measurement decides."""
+        return {kind_of(high): [self.variants[0], high] for high in self.variants[1:]}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        refuse_pair(self.variants, self.model.moe_layers)
+        for pair in self.kinds.values():
+            refuse_pair(pair, self.model.moe_layers)
+        if len(self.variants) > 2 and [*self.kinds] != [SIBLINGS, NESTED]:
+            raise ValueError("variants: of three recipes the second is a sibling, the third refines with IQ4_A770")
         names = [target.name for target in self.prune_targets]
-        rows = {f"variant-{number}" for number in range(len(self.variants))}
         # rows of the tables, and the twin's file
-        if reserved := {"twin", *rows} & {*names} | rows & {*self.bench.compare}:
+        if reserved := {"twin", *PHASES} & {*names} | {*PHASES} & {*self.bench.compare}:
             raise ValueError(f"the name {min(reserved)!r} is taken: give the prune target or recipe another one")
         for name in names:
             if names.count(name) > 1:
@@ -347,9 +358,13 @@ def _explain(fault: Any) -> str:
     return f"  {key} = {fault['input']!r}: {what}"
 
 
-def twin_hash(config: Config) -> str:
-    """SHA-256 of the settings that decide the twin's bytes; what is only measured or pruned is not among them."""
-    settings = config.model_dump(include={"model", "imatrix", "variants", "rank"}, exclude={"rank": {"curve"}})
+def twin_hash(config: Config, kind: str) -> str:
+    """SHA-256 of the settings that decide the bytes of a twin of this kind.
+
+    What is only measured or pruned is not among them, nor what has decided the kind.
+    """
+    settings = config.model_dump(include={"model", "imatrix", "rank"}, exclude={"rank": {"curve"}})
+    settings["variants"] = [recipe.model_dump() for recipe in config.kinds[kind]]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

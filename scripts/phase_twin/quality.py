@@ -63,3 +63,9 @@ def compare(positions: Positions, base: Positions) -> dict[str, dict[str, float]
         "top1": difference(*(100 * value for value in top1)),
         "ln_ppl": difference(*ln_ppl),
     }
+
+
+def excess(positions: Positions, base: Positions, margin: float) -> dict[str, float]:
+    """How far the mean KLD [nats] lies above 1 + `margin` times that of `base`: paired, as `difference` has it."""
+    values = means(positions)[:, :1] - (1 + margin) * means(base)[:, :1]
+    return difference(values.mean(), errors_of(values, base.documents)[0])

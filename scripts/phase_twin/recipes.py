@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from prune_dual import NESTED, SIBLINGS
 from prune_dual.container.tensor_types import BLOCK_SIZES, NAMES
 
 from .strict import Strict
@@ -94,6 +95,12 @@ class Recipe(Strict):
         others = "".join(f", {name} {kind}" for name, kind in self.rest_classes.items())
         return told | {"rest": self.rest + others}
 
+    @property
+    def title(self) -> str:
+        """What its experts are called in a table: Q4_K, error feedback."""
+        kinds = dict.fromkeys(types[key] for types in self.experts.values() for key in ("type", "raised") if types[key])
+        return "/".join(kinds) + (", error feedback" if self.needs_covariance else "")
+
     def uses(self, quant_type: str) -> bool:
         """Whether some expert tensors are of this type."""
         return any(quant_type in (types["type"], types["raised"]) for types in self.experts.values())
@@ -121,15 +128,19 @@ def _uniform(quant_type: str) -> dict[str, str]:
     return {**dict.fromkeys(("gate", "up", "down"), quant_type), "rest": "Q6_K"}
 
 
-# what a twin is by one word
-TWINS = {"siblings": [_uniform("IQ3_A770"), _uniform("Q4_K")], "nested": [_uniform("IQ3_A770"), _uniform("IQ4_A770")]}
+# what a twin is by one word; with `auto` a measurement decides
+TWINS = {
+    SIBLINGS: [_uniform("IQ3_A770"), _uniform("Q4_K")],
+    NESTED: [_uniform("IQ3_A770"), _uniform("IQ4_A770")],
+    "auto": [_uniform("IQ3_A770"), _uniform("Q4_K"), _uniform("IQ4_A770")],
+}
 
 
 def _by_name(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value not in TWINS:
-        raise ValueError(f"is neither a list of two recipes nor one of {', '.join(TWINS)}")
+        raise ValueError(f"is neither a list of recipes nor one of {', '.join(TWINS)}")
     return TWINS[value]
 
 
@@ -146,16 +157,33 @@ Variants = Annotated[
     BeforeValidator(_by_name),
     Field(
         min_length=2,
-        max_length=2,
-        description="variant 0 (small) and variant 1 (promoted), or siblings or nested",
+        max_length=3,
+        description="variant 0 (small) and variant 1 (promoted); two for variant 1, siblings first, where the "
+        "measurement decides; or siblings, nested, or auto",
         json_schema_extra=_or_name,
     ),
 ]
 
 
-def is_nested(high: Recipe) -> bool:
-    """Whether this variant 1 is variant 0 and what refines it."""
-    return high.uses("IQ4_A770")
+def kind_of(high: Recipe) -> str:
+    """Kind of the twin with this variant 1: nested where that is variant 0 and what refines it."""
+    return NESTED if high.uses("IQ4_A770") else SIBLINGS
+
+
+def siblings_of(variants: list[Recipe]) -> list[Recipe]:
+    """What the refined variant 1 of a nested twin could be instead: a sibling, and that without error feedback.
+
+    Where the configuration names none, it is Q4_K in the place of IQ4_A770.
+    """
+    sibling = variants[1]
+    if kind_of(sibling) == NESTED:
+        stock = {
+            name: ExpertTypes(type="Q4_K")
+            for name, types in sibling.experts.items()
+            if "IQ4_A770" in (types["type"], types["raised"])
+        }
+        sibling = sibling.model_copy(update=stock)
+    return [sibling, sibling.model_copy(update={"feedback": False})][: 1 + sibling.needs_covariance]
 
 
 def refuse_pair(variants: list[Recipe], layers: int) -> None:
@@ -177,7 +205,7 @@ def refuse_pair(variants: list[Recipe], layers: int) -> None:
         )
     if low.uses("IQ4_A770"):
         raise ValueError("variants: IQ4_A770 is variant 1 of a nested twin, variant 0 is the IQ3_A770 in it")
-    for name, types in high.experts.items() if is_nested(high) else ():
+    for name, types in high.experts.items() if kind_of(high) == NESTED else ():
         refines = "IQ4_A770" in (types["type"], types["raised"])
         if low.experts[name] != ({**PLAIN, "type": "IQ3_A770"} if refines else types):
             found = " and ".join(recipe.describe()[name] for recipe in variants)
