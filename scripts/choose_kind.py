@@ -21,7 +21,7 @@ def reason(comparison: Mapping[str, Any], kind: str) -> str:
     """Say in a sentence what was chosen and why."""
     refined, sibling = comparison["rows"][:2]
     return (
-        f"{kind}: {refined['label']} has a mean KLD of {refined['kld_mean']:.5f} nats, {sibling['label']} "
+        f"{kind}: {refined['label']}, has a mean KLD of {refined['kld_mean']:.5f} nats, {sibling['label']}, "
         f"{sibling['kld_mean']:.5f}; siblings are taken where the first is above {1 + comparison['margin']:g} times "
         f"the second by more than {Z_LIMIT:g} standard errors, and it is {signed(comparison['excess'], 5)} from there"
     )

@@ -35,16 +35,27 @@ def test_nothing_to_compare_with_is_no_mistake(release):
     assert load(merged(release, {"bench": {"compare": []}})).bench.compare_to == release["bench"]["compare_to"]
 
 
-REFINED = {"gate": "IQ4_A770", "up": "IQ4_A770", "down": "IQ4_A770", "rest": "Q6_K"}
+SMALL, LARGE, REFINED = (
+    {"gate": kind, "up": kind, "down": kind, "rest": "Q6_K"} for kind in ("IQ3_A770", "Q4_K", "IQ4_A770")
+)
 
 
 def test_a_twin_is_nested_where_variant_1_refines_variant_0(release):
-    assert not load(release).is_nested or load(release).variants[1].uses("IQ4_A770")
-    nested = load(merged(release, {"variants": [release["variants"][0], REFINED]}))
-    assert nested.is_nested
+    nested = load(merged(release, {"variants": [SMALL, REFINED]}))
+    assert [*nested.kinds] == ["nested"]
     assert load(merged(release, {"variants": "nested"})) == nested
-    assert load(merged(release, {"variants": "siblings"})) == load(release)
+    assert load(merged(release, {"variants": "siblings"})) == load(merged(release, {"variants": [SMALL, LARGE]}))
     assert nested.variants[1].expert_bits(40) == 4.4375
+
+
+def test_the_kind_is_open_where_variant_1_is_given_twice(release):
+    words = {word: load(merged(release, {"variants": word})) for word in ("siblings", "nested", "auto")}
+    assert words["auto"] == load(merged(release, {"variants": [SMALL, LARGE, REFINED]}))
+    assert words["auto"].kinds == words["siblings"].kinds | words["nested"].kinds
+    # bytes are those of a twin whose kind was given
+    for kind in ("siblings", "nested"):
+        assert twin_hash(words["auto"], kind) == twin_hash(words[kind], kind)
+    assert twin_hash(words["auto"], "siblings") != twin_hash(words["auto"], "nested")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +141,12 @@ def raised(which):
             },
             ["variants: up is Q3_K and Q4_K", "nothing else twice"],
         ),
-        ({"variants": "cousins"}, ["variants = 'cousins'", "siblings, nested"]),
+        ({"variants": "cousins"}, ["variants = 'cousins'", "siblings, nested, auto"]),
+        ({"variants": [SMALL]}, ["variants", "at least 2 items"]),
+        ({"variants": [SMALL, REFINED, LARGE]}, ["of three recipes the second is a sibling", "refines with IQ4_A770"]),
+        ({"variants": [SMALL, LARGE, {**LARGE, "down": "Q5_K"}]}, ["of three recipes the second is a sibling"]),
+        ({"variants": [{**SMALL, "up": "Q3_K"}, LARGE, REFINED]}, ["variants: up is Q3_K and IQ4_A770"]),
+        ({"nested_margin": -1.5}, ["nested_margin = -1.5"]),
         ({"variants": [REFINED, {"gate": "Q6_K", "up": "Q6_K", "down": "Q6_K", "rest": "Q6_K"}]}, ["variant 0 is the"]),
         (
             {
@@ -175,9 +191,8 @@ def test_mistakes_are_refused(release, changes, words):
 
 
 def test_rest_must_be_equal(release):
-    release["variants"][1]["rest"] = "Q8_0"
     with pytest.raises(UserError, match="rest is Q6_K in variant 0 and Q8_0 in variant 1"):
-        load(release)
+        load(merged(release, {"variants": [SMALL, {**LARGE, "rest": "Q8_0"}]}))
 
 
 def test_missing_key_is_named(release):
@@ -187,6 +202,6 @@ def test_missing_key_is_named(release):
 
 
 def test_twin_hash_ignores_what_does_not_decide_the_twin(release):
-    before = twin_hash(load(release))
-    assert twin_hash(load(merged(release, {"bench": {"quality": {"chunks": 20}}}))) == before
-    assert twin_hash(load(merged(release, {"imatrix": {"n_ctx": 256}}))) != before
+    before = twin_hash(load(release), "siblings")
+    assert twin_hash(load(merged(release, {"bench": {"quality": {"chunks": 20}}})), "siblings") == before
+    assert twin_hash(load(merged(release, {"imatrix": {"n_ctx": 256}})), "siblings") != before

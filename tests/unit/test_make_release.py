@@ -120,10 +120,15 @@ def rule(tmp_path):
         params=Named(
             model={"title": "Some-Model", "license": "Apache-2.0", "repo": "someone/Some-Model"},
             engine=load_sources(ROOT / "config/sources.yaml").engine.model_dump(),
-            variants=[
-                {"gate": "IQ3_A770", "up": "IQ3_A770", "down": "Q3_K", "rest": "Q6_K"},
-                {"gate": "Q4_K", "up": "Q4_K", "down": "Q5_K", "rest": "Q6_K"},
-            ],
+            variants={
+                "siblings": [
+                    {"gate": "IQ3_A770", "up": "IQ3_A770", "down": "Q3_K", "rest": "Q6_K"},
+                    {"gate": "Q4_K", "up": "Q4_K", "down": "Q5_K", "rest": "Q6_K"},
+                ],
+                "nested": [
+                    dict.fromkeys(("gate", "up", "down"), kind) | {"rest": "Q6_K"} for kind in ("IQ3_A770", "IQ4_A770")
+                ],
+            },
             stock={"q3_k": {"gate": "Q3_K", "up": "Q3_K", "down": "Q3_K", "rest": "Q6_K"}},
             targets=[{"name": "16gib", "vram_gib": 16.0, "reserve_gib": 0.5, "ctx": 8192, "budget_mb": None}],
             texts={"calibration": "calibration_datav3", "evaluation": "wikitext2_test"},
@@ -154,6 +159,22 @@ def test_the_card_tells_how_the_phases_are_stored(rule, make):
     assert ("stored at 3 bits (variant 0), with a plane that makes 4 of them" in card) == nested
     assert ("Every routed expert is stored twice" in card) != nested
     assert ("`770` to `772`" in card, "It\n  runs in stock llama.cpp" in card) == (nested, not nested)
+
+
+@pytest.mark.parametrize("why", ["siblings: the refined one loses", None])
+def test_the_card_tells_where_the_4_bit_phase_stands(rule, tmp_path, why):
+    assert "Where the 4-bit phase stands" not in card_of(rule)
+    rows = [QUALITY[1] | {"label": name, "difference": None} for name in ("IQ4_A770", "Q4_K, error feedback")]
+    apart = {"diff": 0.00132, "err": 0.00021, "z": 6.3}
+    rows[1]["difference"] = {"to": "IQ4_A770", "kld_mean": apart, "top1": apart | {"diff": -0.413, "z": -2.2}}
+    kinds = {"rows": rows, "margin": 0.05, "excess": apart} | ({"why": why} if why else {})
+    rule.input.kinds = str(tmp_path / "kinds.json")
+    Path(rule.input.kinds).write_text(json.dumps(kinds))
+    card = card_of(rule)
+    part = card[card.index("## Where the 4-bit phase stands") : card.index("## Files cut to a card")]
+    assert "| Q4_K, error feedback | 18.80 GiB | 4.500 |" in part
+    assert "| +0.00132 ± 0.00021, worse | -0.41 ± 0.00, worse |" in part
+    assert ("Chosen was siblings: the refined one loses." in part) == bool(why)
 
 
 def set_value(path: str, edit) -> None:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from phase_twin.card import format_size
-from write_tables import curve_table, quality_table, speed_table, timing_table
+from write_tables import curve_table, kinds_table, quality_table, speed_table, timing_table
 
 
 def test_sizes_are_told_in_their_unit():
@@ -35,6 +35,7 @@ def test_values_stand_beside_their_errors():
     assert shown["top-1 to q3_k [%]"] == "+0.30 ± 0.10, better"
     assert shown["ln PPL to q3_k"] == "+0.00100 ± 0.00100, not told apart"
     assert base["mean KLD to q3_k"] == ""
+    assert kinds_table({"rows": [row | {"difference": apart}], "margin": 0.05}) == [shown]
     row = {"label": "9mib", "test": "tg128", "depth": 4096, "t_s": 61.2, "stddev": 0.5, "threads": 8}
     (shown,) = speed_table([row | {"device": "A card", "backend": "SYCL"}])
     assert shown["tokens per second"] == "61.20 ± 0.50"
