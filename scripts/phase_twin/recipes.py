@@ -75,7 +75,7 @@ class Recipe(Strict):
     )
     feedback: bool = Field(
         default=True,
-        description=f"error feedback for experts of {", ".join(FEEDBACK_TYPES)}: better, and slower to encode",
+        description=f"error feedback for experts of {', '.join(FEEDBACK_TYPES)}: better, and slower to encode",
     )
     refined_weight: float = Field(
         default=2.0, gt=0, lt=100, description="what the error of IQ4_A770 counts beside that of the IQ3_A770 in it"
