@@ -45,6 +45,26 @@ def test_named_targets_of_nano(snakemake, target):
     assert "retrieve_" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("word", "rules", "measured"),
+    [
+        ("siblings", set(), 0),
+        # its large phase is measured anyway
+        ("nested", {"compare_kinds"}, 2),
+        # both large phases as files
+        ("auto", {"compare_kinds", "choose_kind"}, 3),
+    ],
+)
+def test_kinds_are_compared_where_the_twin_is_nested_or_may_be(snakemake, tmp_path, root, word, rules, measured):
+    arguments = ("--configfile", root / NANO_CONFIG, "--directory", tmp_path, "--config", f"variants={word}")
+    done = snakemake("-n", *arguments)
+    assert done.returncode == 0, done.stdout
+    planned = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
+    assert {"compare_kinds", "choose_kind"} & planned.keys() == rules
+    # both phases, two pruned files and what bench.compare names
+    assert int(planned["measure_quality"]) == 8 + measured
+
+
 def test_only_what_measures_is_built_for_sycl(snakemake):
     variant = "resources/models/nex-n2-nano/Nex-N2-nano-variant1.gguf"
     for target, built in ((variant, {"build_engine"}), ("bench", {"build_engine", "build_engine_sycl"})):

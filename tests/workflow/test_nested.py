@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from phase_twin.files import sha256_file
+from phase_twin.results import read_result
 from prune_dual import IQ3_A770, IQ4_A770, NESTED, SIBLINGS, Gguf, Twin, select, sha256_span
 from small_run import MODEL, MODELS, RESULTS, Run, new_project, snakemake
 
@@ -15,22 +18,23 @@ pytestmark = pytest.mark.engine
 
 EXPERTS = ("gate", "up", "down")
 TWIN = f"{RESULTS}/Nex-N2-nano-twin.gguf"
+KINDS = f"{RESULTS}/bench/kinds.json"
 # base and plane as they are in the file, or woven while they are loaded and packed for this CPU
 IN_PLACE, PACKED = ("--no-repack",), ()
+
+
+def write_recipes(path: Path, *kinds: str, **settings: object) -> None:
+    """Write an overlay with a recipe for each type of experts, without feedback, which takes long."""
+    variants = [{**dict.fromkeys(EXPERTS, kind), "rest": "Q6_K", "feedback": False} for kind in kinds]
+    path.write_text(yaml.safe_dump({"variants": variants, **settings}), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def project(engine_bin, tmp_path_factory) -> Path:
     """A project with a nested twin, and what is pruned from it."""
     folder = new_project(tmp_path_factory.mktemp("nested") / "project")
-    nested = {
-        "variants": [
-            {**dict.fromkeys(EXPERTS, kind), "rest": "Q6_K", "feedback": False} for kind in ("IQ3_A770", "IQ4_A770")
-        ],
-        "rank": {"method": "weighted_error"},
-    }
-    (folder / "nested.yaml").write_text(yaml.safe_dump(nested), encoding="utf-8")
-    done = snakemake(folder, "nested.yaml", "--", "twin", "prune_9mib", "prune_10mib")
+    write_recipes(folder / "nested.yaml", "IQ3_A770", "IQ4_A770")
+    done = snakemake(folder, "nested.yaml", "--", "twin", "prune_9mib", "prune_10mib", KINDS)
     assert done.returncode == 0, done.stdout[-3000:]
     return folder
 
@@ -100,6 +104,29 @@ def test_what_is_refined_is_not_quantized_again(run: Run, project, tmp_path):
     done = run("llama-quantize", *DEFAULT_1, "--allow-requantize", project / TWIN, out, "Q4_K", code=1)
     assert re.search(r"and its plane cannot be quantized together; prune the file first", done.stdout)
     assert not out.exists()
+
+
+def test_the_large_phase_is_compared_with_a_sibling(project):
+    comparison = read_result(project / KINDS)
+    assert [(row["label"], row["bpw_experts"]) for row in comparison["rows"]] == [("IQ4_A770", 4.4375), ("Q4_K", 4.5)]
+    refined, sibling = comparison["rows"]
+    apart = sibling["difference"]["kld_mean"]["diff"]
+    assert apart == pytest.approx(sibling["kld_mean"] - refined["kld_mean"], abs=1e-7)
+
+
+def test_an_open_kind_is_chosen(project, tmp_path):
+    """The nested twin has the bytes of one that was asked for; siblings win where it must have no KLD at all."""
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder, symlinks=True, ignore=shutil.ignore_patterns("source"))
+    (folder / "resources/engine/source").symlink_to(project / "resources/engine/source")
+    asked = sha256_file(project / TWIN)
+    for margin, kind in ((10, NESTED), (-1, SIBLINGS)):
+        quality = {"bench": {"quality": {"chunks": 8}}, "nested_margin": margin}
+        write_recipes(folder / "auto.yaml", "IQ3_A770", "Q4_K", "IQ4_A770", **quality)
+        done = snakemake(folder, "auto.yaml", "--", "twin")
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert Twin.read(folder / TWIN).kind == read_result(folder / RESULTS / "kind.json")["kind"] == kind
+        assert (sha256_file(folder / TWIN) == asked) == (kind == NESTED)
 
 
 def test_a_released_twin_becomes_nested(nano, bf16, root, engine_bin, tmp_path):
