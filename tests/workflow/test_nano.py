@@ -101,7 +101,8 @@ def test_quality_of_both_phases(quality):
     assert low["bpw_experts"] == 3.1875
     assert high["bpw_experts"] == 4.5
     assert low["kld_mean"] <= 0.0390
-    assert abs(high["kld_mean"] - 0.0155) <= 0.0006
+    # Q4_K with error feedback; 0.0154 without
+    assert abs(high["kld_mean"] - 0.0137) <= 0.0006
     assert high["top1"] >= 93.5
 
 
