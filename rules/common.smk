@@ -39,7 +39,7 @@ from phase_twin.run_lock import clear_stale_locks, hold_run_lock
 from phase_twin.series import read_series
 from phase_twin.sources import load_sources
 from phase_twin.text_length import look_at_text, not_utf8, text_uses
-from prune_dual import NESTED, SIBLINGS
+from prune_dual import NESTED
 
 # also a param of what a cache between workflows may keep: it must not outlive a change of ours
 from phase_twin.version import VERSION
