@@ -41,6 +41,8 @@ GOALS = (
     Goal("IQ3_A770", PROMPT, "Q4_K", None, 0.9),
     Goal("IQ4_A770", DECODE, "Q4_K", 1.0, 1.15),
     Goal("IQ4_A770", PROMPT, "Q4_K", 1.0, 1.15),
+    Goal(IN_PLACE, DECODE, "Q4_K", 1.0, 1.15),
+    Goal(IN_PLACE, PROMPT, "Q4_K", 1.0, 1.15),
 )
 
 
