@@ -50,6 +50,36 @@ def test_the_release_starts_what_fits(release):
     assert re.search(r"24 groups, budget 9 MiB, 2 promoted", said)
 
 
+def test_the_self_test_finds_a_card_that_computes_something_else(release, engine_bin, tmp_path):
+    """Where the "card" is the CPU: as it is, then with a model of which one tensor of experts was damaged."""
+    folder, env = release
+    damaged = tmp_path / "damaged.gguf"
+    shutil.copyfile(folder / TWIN, damaged)
+    gguf = Gguf.read(damaged)
+    tensor = next(tensor for tensor in gguf.tensors if tensor.name == "blk.2.ffn_down_exps.weight")
+    with open(damaged, "r+b") as file:
+        # a quarter of the tensor: the bytes of its neighbours, so that scales stay finite
+        file.seek(gguf.data_start + tensor.offset)
+        block = file.read(tensor.n_bytes)
+        file.seek(gguf.data_start + tensor.offset)
+        file.write(block[tensor.n_bytes // 2 : tensor.n_bytes * 3 // 4])
+
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("llama-server", "llama-completion"):
+        (programs / name).symlink_to(engine_bin(name))
+    wrapper = programs / "llama-perplexity"
+    swap = f"""[[ " $* " != *' --kl-divergence '* ]] || set -- "${{@/#*twin.gguf/{damaged}}}\""""
+    for swapped, code in ((":", 0), (swap, 2)):
+        wrapper.write_text(f'#!/usr/bin/env bash\n{swapped}\nexec {engine_bin("llama-perplexity")} "$@"\n')
+        wrapper.chmod(0o755)
+        done = subprocess.run(
+            [folder / "run-nx2.sh", "--self-test"], env=env | {"NX2_BIN": str(programs)}, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert done.stdout.startswith(f"self-test {'passed' if code == 0 else 'failed'}: variant 0 on the CPU")
+
+
 def test_the_release_is_fitted_from_an_address(release, nano):
     folder, _ = release
     twin = folder / TWIN
