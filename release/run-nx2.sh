@@ -6,12 +6,19 @@ unset CDPATH # it lets cd print, and go elsewhere
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 twin='{{ twin.name }}'
+# what was tested, or offered to be: engine, cards and driver by line
+tested=$here/.self-test
+# 124 positions of the small model: right kernels differ by up to 0.013 and 6.5 % by how they round, the other phase of
+# the same file by 0.071 and 18.5 %; garbled text is far beyond
+most_kld=0.040000
+least_same=88.000
 # set by tests; the kernel's list of graphics cards
 sysfs=${NX2_SYSFS:-/sys/class/drm}
 
 usage() {
     cat <<'EOF'
-usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto [--ctx N]] [--print] [-- engine arguments]
+usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto [--ctx N]]
+                  [--print | --self-test | --describe] [-- engine arguments]
 
   --sm off    the small phase (variant 0) on one device
   --sm on     the large phase (variant 1), its layers split over all devices by their free memory
@@ -21,6 +28,10 @@ usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto 
                    of the cards that the engine lists. Counts caches and buffers too; needs Python with the package gguf
   --ctx N          tokens of context that --vram-gib plans for, and the engine takes (8192)
   --print     show the command instead of running it
+  --self-test compare the card with the CPU: it generates 32 tokens, and both compute the model's predictions over the
+              text, in batches and token by token. One line; 0 if they agree, 2 if not, 1 if that could not be found
+              out. It needs memory for the weights beside the card, or time to read them twice
+  --describe  show engine, cards and driver
 
 What follows -- goes to the engine and wins over what is set here, for example: run-nx2.sh -- --port 8081 -c 32768
 
@@ -79,6 +90,7 @@ engine_cards() {
         name=${BASH_REMATCH[1]}
         line=${BASH_REMATCH[2]}
         free[$name]=${BASH_REMATCH[3]}
+        kinds[$name]=$line
         if [[ $line =~ $weak ]]; then
             continue
         elif [[ $line =~ $integrated ]]; then
@@ -125,6 +137,141 @@ machine_devices() {
     printf '%s' "$count"
 }
 
+# What the engine says it was built from: the commit of llama.cpp, and the patch.
+engine_version() {
+    local said
+    said=$("$tool" --version </dev/null 2>&1) || true
+    [[ $said =~ commit\ ([0-9a-f]+(-[0-9a-f]+)?) ]] || BASH_REMATCH=('' unknown)
+    printf '%s' "${BASH_REMATCH[1]}"
+}
+
+# The version of the cards' driver, else of the kernel that has it; no more than numbers.
+driver_version() {
+    local said='' line
+    case ${cards[0]-} in
+        SYCL*) said=$(sycl-ls 2>/dev/null | grep -E '^\[level_zero:gpu\]') || true ;;
+        CUDA*) said=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null) || true ;;
+    esac
+    while read -r line; do
+        if [[ $line =~ ^([0-9]+(\.[0-9]+)+)$ || $line =~ \[([0-9]+(\.[0-9]+)+)[^]]*\]$ ]]; then
+            printf '%s' "${BASH_REMATCH[1]}"
+            return
+        fi
+    done <<<"$said"
+    said=
+    [[ ! -r /proc/sys/kernel/osrelease ]] || said=$(</proc/sys/kernel/osrelease)
+    [[ $said =~ ^[0-9]+(\.[0-9]+)* ]] || BASH_REMATCH=(unknown)
+    printf 'kernel %s' "${BASH_REMATCH[0]}"
+}
+
+describe() {
+    local name
+    printf 'engine: %s\n' "$(engine_version)"
+    for name in "${cards[@]}"; do
+        printf 'card: %s %s\n' "$name" "${kinds[$name]-unknown}"
+    done
+    ((devices == 0)) || printf 'driver: %s\n' "$(driver_version)"
+}
+
+# What a test holds for, in a line.
+described() {
+    local said
+    said=$(describe)
+    printf '%s' "${said//$'\n'/; }"
+}
+
+# Keep that what is described has come to $1.
+remember() {
+    local old=
+    [[ ! -r $tested ]] ||
+        old=$(grep -vxF -e "passed $described" -e "failed $described" -e "offered $described" "$tested") || true
+    # a folder that cannot be written is no reason to stop
+    { printf '%s\n' ${old:+"$old"} "$1 $described" >"$tested.partial" && mv "$tested.partial" "$tested"; } 2>/dev/null ||
+        true
+}
+
+# Say once for each engine, card and driver that it can be tested; each time if it failed.
+offer_self_test() {
+    local described found=
+    described=$(described)
+    [[ ! -r $tested ]] || found=$(<"$tested")
+    found=${found//$'\n'/|}
+    case "|$found|" in
+        *"|passed $described|"* | *"|offered $described|"*) ;;
+        *"|failed $described|"*) note "the self-test failed with this engine, card and driver: its text may be wrong" ;;
+        *)
+            note "this engine, card and driver were not tested here: run-nx2.sh --self-test compares them with the CPU"
+            remember offered
+            ;;
+    esac
+}
+
+sample() {
+    cat <<'EOF'
+The river rises in the hills north of the town and flows south for forty miles before it meets the sea. In spring, when
+the snow melts, it carries more water in a week than in the whole of the summer, and the fields on both sides of it are
+flooded. The people who live there have built their houses on higher ground since the Middle Ages. A bridge of stone was
+finished in 1764; it replaced an older one of wood, which had been destroyed by ice twice within ten years. Today the
+bridge is used by about two thousand cars a day, and a second one is planned three miles further down.
+
+def mean(values):
+    """Return the arithmetic mean of a list of numbers."""
+    if not values:
+        raise ValueError("no values")
+    return sum(values) / len(values)
+
+Question: A train leaves at 9:40 and arrives at 11:05. How long does the journey take?
+Answer: From 9:40 to 11:05 it is one hour and
+EOF
+}
+
+# Run the program $1 with all else; what it prints on the standard output goes to $work/out.
+try() {
+    local program
+    program=$(find_tool "$1")
+    command -v "$program" >/dev/null || fail "no program $program; run build/build.sh first, or set NX2_BIN to the engine's folder"
+    if ! "$program" "${@:2}" </dev/null >"$work/out" 2>"$work/log"; then
+        cat "$work/out" "$work/log" | tail -n 5 >&2
+        fail "--self-test ended early: $1 failed, its last lines are above"
+    fi
+}
+
+# Compare with the reference, $1 tokens at a time, and set $kld and $same; a result that is no number is none.
+compare() {
+    local LC_ALL=C said
+    try llama-perplexity "${as_started[@]}" "${chunks[@]}" -b "$1" -ub "$1" --kl-divergence-base "$work/logits" --kl-divergence
+    said=$(cat "$work/out" "$work/log")
+    [[ $said =~ Mean\ +KLD:\ +-?([0-9]+\.[0-9]{6}) ]] || BASH_REMATCH=('' 9.999999)
+    kld=${BASH_REMATCH[1]}
+    [[ $said =~ Same\ top\ p:\ +([0-9]+\.[0-9]{3}) ]] || BASH_REMATCH=('' 0.000)
+    same=${BASH_REMATCH[1]}
+    ((10#${kld/./} <= 10#${most_kld/./} && 10#${same/./} >= 10#${least_same/./})) || verdict=failed
+}
+
+# Both compute the predictions over a text, and over what the card makes of it: the CPU from the experts as they are in
+# the file, the card as it would be started. Each chunk of 64 tokens is judged in its second half.
+self_test() {
+    local as_started=(-m "$model" "${weights[@]}" "${placement[@]}" "$@") chunks=(-c 64 --chunks 4)
+    local kld same verdict=passed batched described where=the\ CPU
+    # reaches the exit, where the trap is run
+    work=$(mktemp -d)
+    trap 'rm -rf -- "$work"' EXIT
+    described=$(described)
+    ((devices == 0)) || where="${cards[*]-the card}"
+    sample >"$work/sample"
+    try llama-completion "${as_started[@]}" -c 512 -no-cnv -n 32 --temp 0 -f "$work/sample"
+    mv "$work/out" "$work/text"
+    try llama-perplexity -m "$model" "${weights[@]}" "$@" --device none -ngl 0 --no-repack -f "$work/text" \
+        "${chunks[@]}" -b 256 -ub 256 --kl-divergence-base "$work/logits"
+    compare 256
+    batched="$kld and $same %"
+    compare 1
+    remember "$verdict"
+    printf 'self-test %s: %s on %s beside the CPU, mean KLD and same top token: %s in batches, %s token by token; asked: at most %s, at least %s %%\n' \
+        "$verdict" "$what" "$where" "$batched" "$kld and $same %" "${most_kld%0000}" "${least_same%.*}"
+    [[ $verdict == passed ]] || exit 2
+}
+
 # The engine's options for what fits cards of $1 GiB with $2 tokens of context (empty: the tool's default).
 fitting_options() {
     local python=$here/.venv/bin/python
@@ -145,6 +292,7 @@ budget=
 vram=
 ctx=
 print=
+action=
 while (($#)); do
     case $1 in
         --sm)
@@ -168,6 +316,10 @@ while (($#)); do
             ;;
         --print)
             print=yes
+            shift
+            ;;
+        --self-test | --describe)
+            action=${1#--}
             shift
             ;;
         -h | --help)
@@ -209,6 +361,7 @@ for ((n = 1; n < $#; n++)); do
     [[ ! ${!n} =~ ^(-dev|--device)$ ]] || { next=$((n + 1)) && asked=${!next//\//,}; }
 done
 cards=()
+declare -A kinds=()
 shares=
 others=
 lists=
@@ -219,6 +372,11 @@ if engine_cards "$tool"; then
     [[ ! $shares =~ (^|/)0(/|$) ]] || shares=
 else
     devices=$(machine_devices)
+fi
+
+if [[ $action == describe ]]; then
+    describe
+    exit
 fi
 
 IFS=, read -r -a sizes <<<"$vram"
@@ -275,4 +433,9 @@ if [[ -n $print ]]; then
 fi
 [[ -f $model ]] || fail "no model at $model; put the twin there or set NX2_MODEL"
 command -v "$tool" >/dev/null || fail "no program $tool; run build/build.sh first, or set NX2_BIN to the engine's folder"
+if [[ $action == self-test ]]; then
+    self_test "$@"
+    exit
+fi
+[[ -z $lists ]] || ((devices == 0)) || offer_self_test
 exec "${command[@]}"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -101,6 +102,22 @@ def test_quality_token_by_token(measure, case):
     theirs = "mul_mat_vec_q_id_reorder" if kind == "q4_K" else "mul_mat_vec_q_id"
     assert re.search(rf"sycl-stats: {theirs} +{kind} +[1-9]", before)
     assert not re.search(rf"sycl-stats: mul_mat_vec_q_id\w* +{kind}", said)
+
+
+@pytest.mark.parametrize("mode", ["off", "on"])
+def test_the_self_test_of_a_release(nano, sycl, tmp_path, mode):
+    release, programs = tmp_path / "release", tmp_path / "programs"
+    shutil.copytree(nano / "release", release)
+    programs.mkdir()
+    for name in ("llama-server", "llama-completion", "llama-perplexity"):
+        start, program = sycl(name)
+        (programs / name).write_text(f'#!/bin/sh\nexec "{start}" "{program}" "$@"\n')
+        (programs / name).chmod(0o755)
+    env = os.environ | {"GGML_SYCL_FORCE_REORDER": "1", "NX2_BIN": str(programs)}
+    command = [release / "run-nx2.sh", "--sm", mode, "--self-test"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.match(rf"self-test passed: variant {int(mode == 'on')} on SYCL0 beside the CPU", done.stdout)
 
 
 def test_layers_split_over_two_devices(nano, sycl, root):

@@ -50,6 +50,35 @@ def test_the_release_starts_what_fits(release):
     assert re.search(r"24 groups, budget 9 MiB, 2 promoted", said)
 
 
+def test_the_self_test_finds_a_card_that_computes_something_else(release, engine_bin, tmp_path):
+    """Where the "card" is the CPU: as it is, then with the weights that a kernel reads which takes the next expert."""
+    folder, env = release
+    damaged = tmp_path / "damaged.gguf"
+    shutil.copyfile(folder / TWIN, damaged)
+    with open(damaged, "r+b") as file:
+        for tensor in Gguf.read(damaged).tensors:
+            if tensor.name.endswith("ffn_down_exps.weight"):
+                data = tensor.data.read()
+                expert = len(data) // tensor.shape[2]
+                file.seek(tensor.data.offset)
+                file.write(data[expert:] + data[:expert])
+
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("llama-server", "llama-completion"):
+        (programs / name).symlink_to(engine_bin(name))
+    wrapper = programs / "llama-perplexity"
+    swap = f"""[[ " $* " != *' --kl-divergence '* ]] || set -- "${{@/#*twin.gguf/{damaged}}}\""""
+    for swapped, code in ((":", 0), (swap, 2)):
+        wrapper.write_text(f'#!/usr/bin/env bash\n{swapped}\nexec {engine_bin("llama-perplexity")} "$@"\n')
+        wrapper.chmod(0o755)
+        done = subprocess.run(
+            [folder / "run-nx2.sh", "--self-test"], env=env | {"NX2_BIN": str(programs)}, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert done.stdout.startswith(f"self-test {'passed' if code == 0 else 'failed'}: variant 0 on the CPU")
+
+
 def test_the_release_is_fitted_from_an_address(release, nano):
     folder, _ = release
     twin = folder / TWIN
