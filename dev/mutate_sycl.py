@@ -1,10 +1,11 @@
 """Plant faults in the SYCL kernels one by one and see whether a test finds each.
 
-usage: dev/run mutate_sycl [NAME ...]   (from the project's folder, after `make test-sycl`; some minutes per fault)
+usage: dev/run mutate_sycl [--first] [NAME ...]   (from the project's folder, after `make test-sycl`; minutes per fault)
 
-The faults stand in tests/sycl/mutants.yaml. The tests are test-sycl-experts, which calls the kernels, and
-test-backend-ops with reordering and fusion on, without fusion, and with both off. The result is
-results/sycl-mutants.json; the exit code is 1 if a fault was missed by all of them.
+The faults stand in tests/sycl/mutants.yaml. The tests are test-fusion-plan, which needs no device, test-sycl-fusion and
+test-sycl-experts, which call the kernels, and test-backend-ops with reordering and fusion on, without fusion, and with
+both off. With --first a fault is done with when one of them has found it. The result is results/sycl-mutants.json; the
+exit code is 1 if a fault was missed by all of them.
 """
 
 import json
@@ -28,6 +29,9 @@ MUTANTS = Path("tests/sycl/mutants.yaml")
 REPORT = Path("results/sycl-mutants.json")
 SOURCES = Path("ggml/src/ggml-sycl")
 TYPES = ("iq3_a770", "iq4_a770", "q5_K")
+
+# quickest first
+KERNELS = ("test-fusion-plan", "test-sycl-fusion", "test-sycl-experts")
 
 # the operations compared, shortest first, with the name that their cases have for the type of the weights
 OPERATIONS = {operation: TYPE_KEY[operation] for operation in ("MOE_FFN", "MUL_MAT_ID")}
@@ -84,10 +88,17 @@ def build(folder: Path, *targets: str) -> None:
         raise UserError(f"the mutant does not compile:\n{done.stdout.decode()[-2000:]}")
 
 
-def caught_by(folder: Path) -> dict[str, str]:
+def caught_by(folder: Path, first: bool) -> dict[str, str]:
     """Build the tests and name the first that fails of those that call kernels, and in each mode of the backend."""
-    build(folder, "test-sycl-experts", "test-backend-ops")
-    found = {"kernels": "" if passes([folder / "bin/test-sycl-experts"], {}) else "test-sycl-experts"}
+    found = {"kernels": ""}
+    for program in KERNELS:
+        build(folder, program)
+        if not passes([folder / "bin" / program], {}):
+            found["kernels"] = program
+            break
+    if first and found["kernels"]:
+        return found
+    build(folder, "test-backend-ops")
     for mode, env in MODES.items():
         found[mode] = ""
         for operation, key in OPERATIONS.items():
@@ -95,23 +106,26 @@ def caught_by(folder: Path) -> dict[str, str]:
             if not passes([folder / "bin/test-backend-ops", "test", "-b", "SYCL0", *cases], env):
                 found[mode] = operation
                 break
+        if first and found[mode]:
+            break
     return found
 
 
 def main() -> int:
     """Try all mutants, or those named on the command line, and write the report."""
     mutants = [Mutant(**entry) for entry in yaml.safe_load(MUTANTS.read_text())]
-    chosen = [mutant for mutant in mutants if not sys.argv[1:] or mutant.name in sys.argv[1:]]
+    first, names = "--first" in sys.argv, [name for name in sys.argv[1:] if name != "--first"]
+    chosen = [mutant for mutant in mutants if not names or mutant.name in names]
     tree, folder = ENGINE / "source", ENGINE / "build-sycl"
     rows = []
     for mutant in chosen:
         with planted(mutant, tree):
-            found = caught_by(folder)
+            found = caught_by(folder, first)
         where = "; ".join(f"{tests}: {test}" for tests, test in found.items() if test)
         print(f"{mutant.name:56} {where or 'MISSED'}", flush=True)
         rows.append({"mutant": mutant.name, "file": mutant.file, "caught_by": found})
         write_text(REPORT, json.dumps(rows, indent=2) + "\n")
-    build(folder, "test-sycl-experts", "test-backend-ops")
+    build(folder, *KERNELS, "test-backend-ops")
     return int(not all(any(row["caught_by"].values()) for row in rows))
 
 

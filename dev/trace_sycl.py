@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from phase_twin.arc import UNFUSED
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from prune_dual import BLOCK_SIZES
@@ -40,11 +41,13 @@ TEMPLATE = Path("results/nex-n2-nano/Nex-N2-nano-9mib.gguf")
 REPORT = Path("results/sycl-cost.json")
 
 TOKENS = 3
+OFF = {"GGML_FUSION_OFF": "all"}
 MODES = {
-    "dormant": {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},
+    "dormant": UNFUSED | {"GGML_SYCL_MOE_REORDER": "0"},
+    "live, fusions off": OFF,
+    # what a card does by default then: its ESIMD kernels for dense K-quants need no quantized input either
+    "live, fusions off, dense DMMV": OFF | {"GGML_SYCL_PRIORITIZE_DMMV": "1"},
     "live": {},
-    # what a card does by default: its ESIMD kernels for dense K-quants need no quantized input either
-    "live, dense DMMV": {"GGML_SYCL_PRIORITIZE_DMMV": "1"},
 }
 CALLS = {
     "kernels": r"urEnqueueKernelLaunch\w*",

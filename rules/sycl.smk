@@ -1,7 +1,7 @@
 # Requires: the patched tree, toolchain/sycl (set up by `make setup-sycl`).
 # Makes: resources/engine/sycl-test/bin, programs with the SYCL backend for a CPU device, and the reports of their tests.
 from build_sycl import require_tools
-from phase_twin.engine import SYCL_PROGRAMS
+from phase_twin.engine import SYCL_PROGRAMS, SYCL_TESTS
 
 TOOLCHAIN = project("toolchain/sycl")
 TOOLS["build_sycl"] = partial(require_tools, Path(TOOLCHAIN))
@@ -58,7 +58,7 @@ rule build_sycl:
 
 rule test_sycl:
     input:
-        experts=sycl("test-sycl-experts"),
+        kernels=[sycl(program) for program in SYCL_TESTS],
         operations=sycl("test-backend-ops"),
     output:
         report=resources("engine/sycl-test/tests.json"),
@@ -102,7 +102,7 @@ use rule build_sycl as build_sycl_otherwise with:
     output:
         programs=[
             sycl(program, "{build}")
-            for program in ("test-backend-ops", "test-sycl-experts")
+            for program in ("test-backend-ops", *SYCL_TESTS)
         ],
         facts=resources("engine/sycl-{build}/engine.json"),
     log:
@@ -123,7 +123,7 @@ use rule build_sycl as build_sycl_otherwise with:
 
 use rule test_sycl as test_sycl_otherwise with:
     input:
-        experts=sycl("test-sycl-experts", "{build}"),
+        kernels=[sycl(program, "{build}") for program in SYCL_TESTS],
         operations=sycl("test-backend-ops", "{build}"),
     output:
         report=resources("engine/sycl-{build}/tests.json"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phase_twin.arc import UNFUSED
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule, run_tool
 from test_engine import OPERATIONS, count_passed
@@ -29,12 +30,12 @@ class Run:
 # reordered experts of K-quants; with nothing of it
 RUNS = {
     "reordered, fused": Run({"GGML_SYCL_FORCE_REORDER": "1"}),
-    "reordered": Run({"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_FUSE": "0"}, ("MOE_FFN",)),
+    "reordered": Run({"GGML_SYCL_FORCE_REORDER": "1"} | UNFUSED, ("MOE_FFN",)),
     "llama.cpp's own": Run(
-        {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},
+        {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_REORDER": "0"} | UNFUSED,
         ("MUL_MAT_ID",),
     ),
-    "off": Run({"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"}),
+    "off": Run({"GGML_SYCL_MOE_REORDER": "0"} | UNFUSED),
 }
 STATS = {"GGML_SYCL_STATS": "1"}
 
@@ -59,7 +60,9 @@ def main(snakemake: Any) -> None:
     on_cpu = Path(snakemake.params.toolchain) / "sycl-run"
     compare = [on_cpu, snakemake.input.operations, "test", "-b", "SYCL0"]
     tool_log = snakemake.log.tool
-    run_tool([on_cpu, snakemake.input.experts], tool_log)
+    Path(tool_log).unlink(missing_ok=True)
+    for program in snakemake.input.kernels:
+        run_tool([on_cpu, program], tool_log, append=True)
 
     def outcome(job: tuple[str, str]) -> str:
         name, operation = job

@@ -17,19 +17,29 @@ LIVE = {
     "GGML_SYCL_ENABLE_ESIMD": "1",
     "GGML_SYCL_MOE_REORDER": "1",
     "GGML_SYCL_MOE_FUSE": "1",
+    "GGML_SYCL_MOE_GROUPED": "1",
+    "GGML_FUSION_OFF": "",
 }
+UNFUSED = {"GGML_SYCL_MOE_FUSE": "0", "GGML_FUSION_OFF": "all"}
 MODES = {
     "live": LIVE,
-    "unfused": LIVE | {"GGML_SYCL_MOE_FUSE": "0"},
-    "dormant": LIVE | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"},
+    "unfused": LIVE | UNFUSED,
+    "dormant": LIVE | UNFUSED | {"GGML_SYCL_MOE_REORDER": "0"},
     "without ESIMD": LIVE | {"GGML_SYCL_ENABLE_ESIMD": "0"},
 }
 # batches as prompts have them, and one token at a time, which is what the kernels for experts are for
 PATHS = {"prompt": ("-b", "2048", "-ub", "512"), "decode": ("-b", "1", "-ub", "1")}
 # nats per token between card and CPU: rounding activations to 8 bits makes up to 0.004, a wrong kernel far more
 KLD_LIMIT = 0.02
-# kernels of the experts, which only the live path runs
-KERNELS = ("moe_gate_up_swiglu", "moe_mul_mat_vec", "moe_weighted_sum")
+# kernels of the experts and of fused operations, which only the live path runs
+KERNELS = (
+    "moe_gate_up_swiglu_grouped",
+    "moe_mul_mat_grouped",
+    "moe_weighted_sum",
+    "fused_mat-vecs",
+    "fused_experts-up",
+    "fused_experts-down",
+)
 
 
 class PartError(UserError):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from phase_twin.arc import MODES
 from phase_twin.engine import BATCH, override
 from prune_dual import Gguf, Memory, Model, Settings
 
@@ -28,17 +29,9 @@ PHASES = {(TWIN, 0): "iq3_a770", (TWIN, 1): "q4_K", (NESTED, 1): "iq4_a770"}
 
 SYCL_FLAGS = ("-ngl", "99", "-fa", "off")
 LIVE = {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_STATS": "1"}
-DORMANT = LIVE | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MOE_FUSE": "0"}
+DORMANT = LIVE | MODES["dormant"]
 
 Measure = Callable[..., tuple[float, float, str]]
-
-
-@pytest.fixture(scope="module")
-def sycl(root, snakemake) -> Callable[[str], list[Path]]:
-    """How to start a program with the SYCL backend."""
-    done = snakemake("build_sycl")
-    assert done.returncode == 0, done.stdout
-    return lambda name: [root / "toolchain/sycl/sycl-run", root / "resources/engine/sycl-test/bin" / name]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +88,7 @@ def test_quality_token_by_token(measure, case):
     assert abs(live - expected) < 3 * error
     assert abs(dormant - expected) < 3 * error
     kind = PHASES[case]
-    for kernel in ("moe_gate_up_swiglu", "moe_mul_mat_vec", "reorder"):
+    for kernel in ("fused_experts-up", "fused_experts-down", "reorder"):
         assert re.search(rf"sycl-stats: {kernel} +{kind} +[1-9]", said), kernel
         assert not re.search(rf"sycl-stats: {kernel} +{kind}", before), kernel
     # llama.cpp reorders Q4_K itself
@@ -129,7 +122,7 @@ def test_layers_split_over_two_devices(nano, sycl, root):
         env = os.environ | LIVE | {"SYCL_RUN_DEVICES": devices}
         done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert re.search(r"sycl-stats: moe_gate_up_swiglu +iq3_a770 +[1-9]", done.stderr)
+        assert re.search(r"sycl-stats: fused_experts-up +iq3_a770 +[1-9]", done.stderr)
         assert len(set(re.findall(r"SYCL\d model buffer size", done.stderr))) == int(devices)
         said.append(done.stdout)
     assert said[0] == said[1]
@@ -148,10 +141,11 @@ def test_memory_where_flash_attention_was_meant_to_be(nano, sycl, root, ubatch):
     assert counted / 2**20 == pytest.approx(float(logged), rel=0.005)
 
 
-def test_the_kernels_behind_guard_pages(sycl):
-    done = subprocess.run(sycl("test-sycl-experts"), capture_output=True, text=True)
+@pytest.mark.parametrize("program", ["test-sycl-experts", "test-sycl-fusion"])
+def test_the_kernels_behind_guard_pages(sycl, program):
+    done = subprocess.run(sycl(program), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]
-    assert done.stdout.count(" ok\n") > 100
+    assert done.stdout.count(" ok\n") > 30
     assert done.stdout.endswith("\n0 checks failed\n")
 
 
@@ -183,4 +177,4 @@ def test_a_server_answers(nano, sycl, root):
     finally:
         server.send_signal(signal.SIGINT)
         said = server.communicate(timeout=60)[0]
-    assert re.search(r"sycl-stats: moe_gate_up_swiglu +iq3_a770 +[1-9]", said)
+    assert re.search(r"sycl-stats: fused_experts-up +iq3_a770 +[1-9]", said)
