@@ -5,7 +5,8 @@ usage: dev/run trace_sycl   (from the project's folder, after `make nano` and `m
 Models with the shapes of Nex-N2-mini and 4 and 8 layers run on the CPU device under SYCL_UR_TRACE and make N and N + 1
 tokens: the difference is one token, and 4 further layers (three delta nets, one attention) cost what 8 layers have more
 than 4. Kernels, copies and host waits are counted, weight bytes and int8 operations follow from the shapes. The result
-is results/sycl-cost.json; dev/run update_tables puts it into docs/sycl.md.
+is results/sycl-cost.json; dev/run update_tables puts it into docs/sycl.md. What a layer launches for a prompt of some
+500 tokens is counted in the same way, with MUL_MAT_ID grouped and as llama.cpp does it.
 """
 
 import json
@@ -38,6 +39,8 @@ from shape_model import (
 RUN = Path("toolchain/sycl/sycl-run")
 PROGRAM = Path("resources/engine/sycl-test/bin/llama-completion")
 TEMPLATE = Path("results/nex-n2-nano/Nex-N2-nano-9mib.gguf")
+TEXT = Path("models/nex-n2-nano/evaluation.txt")
+PROMPT_CHARACTERS = 1400
 REPORT = Path("results/sycl-cost.json")
 
 TOKENS = 3
@@ -49,6 +52,7 @@ MODES = {
     "live, fusions off, dense DMMV": OFF | {"GGML_SYCL_PRIORITIZE_DMMV": "1"},
     "live": {},
 }
+PROMPT_MODES = {"as in llama.cpp": OFF | {"GGML_SYCL_MOE_GROUPED": "0"}, "grouped": {}}
 CALLS = {
     "kernels": r"urEnqueueKernelLaunch\w*",
     "copies": r"urEnqueueUSM(?:Memcpy|Fill)\w*",
@@ -65,9 +69,9 @@ def count_calls(trace: str) -> Counter[str]:
     return Counter({kind: len(re.findall(rf"<--- {pattern}\(", trace)) for kind, pattern in CALLS.items()})
 
 
-def run(model: Path, tokens: int, mode: dict[str, str]) -> Counter[str]:
+def run(model: Path, tokens: int, mode: dict[str, str], prompt: str = "The") -> Counter[str]:
     """Generate tokens under the trace and count its calls."""
-    command = [RUN, PROGRAM, "-m", model, "-ngl", "99", "-fa", "off", "-c", "64", "-p", "The", "-n", str(tokens)]
+    command = [RUN, PROGRAM, "-m", model, "-ngl", "99", "-fa", "off", "-c", "1024", "-p", prompt, "-n", str(tokens)]
     command += ["--temp", "0", "-no-cnv", "--ignore-eos", "--no-warmup", "-t", "1"]
     env = {**os.environ, **mode, "SYCL_UR_TRACE": "2", "GGML_SYCL_FORCE_REORDER": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace")
@@ -85,6 +89,18 @@ def per_token(layers: int, expert_type: int, folder: Path) -> dict[str, Counter[
         counts[name] = run(model, TOKENS + 1, mode)
         counts[name].subtract(run(model, TOKENS, mode))
     return counts
+
+
+def per_prompt(expert_type: int, folder: Path) -> dict[str, int]:
+    """Return the kernels of one layer for a prompt in one batch, per way of MUL_MAT_ID."""
+    prompt = TEXT.read_text()[:PROMPT_CHARACTERS]
+    model = folder / "model.gguf"
+    counts: dict[str, list[int]] = {name: [] for name in PROMPT_MODES}
+    for layers in (4, 8):
+        write_shape_model(TEMPLATE, layers, expert_type, model)
+        for name, mode in PROMPT_MODES.items():
+            counts[name].append(run(model, 1, mode, prompt)["kernels"])
+    return {name: (more - few) // 4 for name, (few, more) in counts.items()}
 
 
 def weight_bytes(expert_type: int) -> tuple[int, int]:
@@ -131,7 +147,11 @@ def measure(expert: str) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure both phases."""
     rows = [row for expert in ("IQ3_A770", "Q4_K") for row in measure(expert)]
+    with tempfile.TemporaryDirectory(dir="results") as folder:
+        prompt = per_prompt(TYPES["IQ3_A770"], Path(folder))
     report = {"launch_us": LAUNCH_US, "wait_us": WAIT_US, "bandwidth_gb_s": CARDS, "rows": rows}
+    report["kernels_per_layer_of_a_prompt"] = prompt
+    print(json.dumps(prompt), flush=True)
     write_text(REPORT, json.dumps(report, indent=2) + "\n")
 
 

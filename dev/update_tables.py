@@ -173,10 +173,10 @@ def phases_table(folder: Path, head: str, base: str, names: dict[str, str]) -> s
 
 def mutants_table(rows: list[dict[str, Any]]) -> str:
     """Return rows of sycl-mutants.json as a table."""
-    tests = list(rows[0]["caught_by"])
+    tests = list(max((row["caught_by"] for row in rows), key=len))
     cells = []
     for row in rows:
-        found = [row["caught_by"][test] or "-" for test in tests]
+        found = [row["caught_by"].get(test, "not tried") or "-" for test in tests]
         cells.append([row["mutant"], row["file"], *(["missed", *found[1:]] if set(found) == {"-"} else found)])
     return markdown(["planted fault", "file", *tests], cells)
 
@@ -233,7 +233,9 @@ def cost_table(report: dict[str, Any]) -> str:
         for row in report["rows"]
     ]
     rates = [f"tokens/s expected, {card} ({report['bandwidth_gb_s'][card]:.0f} GB/s)" for card in cards]
-    return markdown([*head, *rates], cells)
+    prompt = [f"{name} {kernels:,}" for name, kernels in report["kernels_per_layer_of_a_prompt"].items()]
+    told = f"Kernels of one layer for a prompt of about 500 tokens, experts IQ3_A770: {', '.join(prompt)}."
+    return f"{markdown([*head, *rates], cells)}\n\n{told}"
 
 
 def cpu_table(report: dict[str, Any]) -> str:

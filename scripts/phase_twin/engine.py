@@ -29,6 +29,7 @@ TESTS = (
     "test-iq3-a770-graph",
     "test-iq4-a770-feedback",
     "test-k-feedback",
+    "test-fusion-plan",
 )
 # cycles of single kernels, for the bench of the CPU
 KERNEL_TIMES = "test-quantize-perf"

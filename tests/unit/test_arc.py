@@ -39,9 +39,12 @@ Backend 2/2: CPU
   Skipping
 """
 STATS = """\
-sycl-stats: moe_gate_up_swiglu           iq3_a770         72 calls       22560768 bytes
-sycl-stats: moe_mul_mat_vec              iq3_a770         72 calls       11280384 bytes
-sycl-stats: moe_weighted_sum             f32              72 calls              0 bytes
+sycl-stats: fused_experts-down           iq3_a770         72 calls       11280384 bytes
+sycl-stats: fused_experts-up             iq3_a770         72 calls       22560768 bytes
+sycl-stats: fused_mat-vecs               q6_K            144 calls       33840384 bytes
+sycl-stats: moe_gate_up_swiglu_grouped   iq3_a770          8 calls       22560768 bytes
+sycl-stats: moe_mul_mat_grouped          iq3_a770          8 calls       11280384 bytes
+sycl-stats: moe_weighted_sum             f32               8 calls              0 bytes
 sycl-stats: reorder                      iq3_a770         24 calls       90243072 bytes
 """
 
@@ -77,13 +80,13 @@ def test_a_filter_that_matches_nothing_is_no_success():
 
 def test_kernels_prove_which_path_ran():
     counts = arc.parse_stats("warning\n" + STATS)
-    assert counts["moe_gate_up_swiglu"] == {"iq3_a770": 72}
+    assert counts["fused_experts-up"] == {"iq3_a770": 72}
     arc.check_kernels("live", counts)
-    with pytest.raises(arc.PartError, match="used, though switched off: moe_gate_up_swiglu, moe_mul_mat_vec"):
+    with pytest.raises(arc.PartError, match="used, though switched off: moe_gate_up_swiglu_grouped, moe_mul_mat"):
         arc.check_kernels("dormant", counts)
     dormant = arc.parse_stats("sycl-stats: mul_mat_vec_q_id iq3_a770 216 calls 5 bytes\n")
     arc.check_kernels("dormant", dormant)
-    with pytest.raises(arc.PartError, match="not used: moe_gate_up_swiglu"):
+    with pytest.raises(arc.PartError, match="not used: moe_gate_up_swiglu_grouped"):
         arc.check_kernels("live", dormant)
 
 
@@ -242,7 +245,7 @@ def test_a_good_card(card, tmp_path):
     assert len([name for name in parts if name.endswith((", live", ", unfused", ", dormant"))]) == 12 + 4
     assert parts["MUL_MAT, without ESIMD"]["passed"] == 7
     assert [row["ratio"] for row in report["ratios"]] == [1.0, 2.0, 1.0, 2.0]
-    assert parts["kernels, phase 1, live"]["kernels"]["moe_gate_up_swiglu"] == {"iq3_a770": 72}
+    assert parts["kernels, phase 1, live"]["kernels"]["fused_experts-up"] == {"iq3_a770": 72}
     compared = parts["card against CPU, phase 1, decode"]
     assert (compared["kld_mean"], compared["chunks"], compared["threads"]) == (0.000728, 2, 2)
     assert compared["device"] == "SYCL0 (Intel(R) Arc(TM) A770 Graphics)"

@@ -82,12 +82,15 @@ def test_ratios_stand_beside_what_was_asked():
     assert found[OURS, PROMPT, "IQ4_XS"]["least"] is None
     refined = found[REFINED, DECODE, "Q4_K"]
     assert (refined["ratio"], refined["least"], refined["stretch"]) == (pytest.approx(1.2), 1.0, 1.15)
-    assert found[IN_PLACE, PROMPT, "Q4_K"]["least"] is None
+    assert found[IN_PLACE, PROMPT, "IQ4_XS"]["least"] is None
+    assert found[IN_PLACE, PROMPT, "Q4_K"]["least"] == 1.0
     assert [text.split(",")[0] for text in missed(rows)] == [
         "IQ3_A770 tg64 / IQ3_XXS 1.42",
         "IQ3_A770 tg64 / IQ3_S 1.42",
+        "IQ4_A770-nested tg64 / Q4_K 0.80",
         "IQ3_A770 pp512 / Q3_K 1.42",
         "IQ3_A770 pp512 / IQ3_S 1.42",
+        "IQ4_A770-nested pp512 / Q4_K 0.80",
     ]
 
 

@@ -117,13 +117,23 @@ def test_where_a_mutant_is_caught():
     assert lines == ["| wrong sign | moe.cpp | a | b |", "| nothing | moe.cpp | missed | - |"]
 
 
+def test_where_a_mutant_is_caught_first():
+    rows = [{"mutant": "nothing", "file": "moe.cpp", "caught_by": {"kernels": "", "off": ""}}]
+    rows += [{"mutant": "wrong sign", "file": "moe.cpp", "caught_by": {"kernels": "a"}}]
+    _, _, *lines = mutants_table(rows).splitlines()
+    assert lines == ["| nothing | moe.cpp | missed | - |", "| wrong sign | moe.cpp | a | not tried |"]
+
+
 def test_cost_of_a_token():
     calls = {"kernels": 1234, "copies": 5, "waits": 6}
     row = {"experts": "Q4_K", "path": "live", "per_token": calls, "weight_bytes": 2_500_000_000}
     row |= {"int8_operations": 3_000_000_000, "expected_tokens_per_second": {"card": 81.6}}
-    head, _, line = cost_table({"bandwidth_gb_s": {"card": 560.0}, "rows": [row]}).splitlines()
+    prompt = {"as in llama.cpp": 1600, "grouped": 42}
+    report = {"bandwidth_gb_s": {"card": 560.0}, "rows": [row], "kernels_per_layer_of_a_prompt": prompt}
+    head, _, line, _, told = cost_table(report).splitlines()
     assert head.endswith("| tokens/s expected, card (560 GB/s) |")
     assert line == "| Q4_K | live | 1,234 | 5 | 6 | 2.50 | 3.00 | 82 |"
+    assert told.endswith("experts IQ3_A770: as in llama.cpp 1,600, grouped 42.")
 
 
 CPU = {
