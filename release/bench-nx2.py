@@ -64,14 +64,14 @@ class Result:
         return (self.err.strip() or self.out.strip() or "it said nothing").splitlines()[-1]
 
 
-def start(tool: str, sm: str, *words: str, env: dict[str, str] | None = None, limit_s: float = LIMIT_S) -> Result:
+def start(tool: str, sm: str, *words: str, env: dict[str, str] | None = None) -> Result:
     """Run a program of the engine on the phase `sm` through run-nx2.sh."""
     # a download may have lost the right to be run
     command = ["bash", str(HERE / "run-nx2.sh"), "--sm", sm, *words]
     surroundings = CALM | os.environ | {"NX2_TOOL": tool} | (env or {})
     try:
         done = subprocess.run(
-            command, env=surroundings, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False
+            command, env=surroundings, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired as ended:
         code, out, err = None, ended.stdout or b"", ended.stderr or b""

@@ -65,9 +65,11 @@ while (($#)); do
 done
 [[ $phases =~ ^(off|on|off,on)$ ]] || fail "--sm is '$phases'; it can be off or on"
 [[ $depths =~ ^(0|[1-9][0-9]{0,6})(,[1-9][0-9]{0,6})*$ ]] || fail "--depths is '$depths'; it must be numbers such as 0,4096"
+last=-1
 IFS=, read -r -a list <<<"$depths"
-for ((n = 1; n < ${#list[@]}; n++)); do
-    ((list[n - 1] < list[n])) || fail "--depths is '$depths'; it must be numbers in ascending order"
+for depth in "${list[@]}"; do
+    ((depth > last)) || fail "--depths is '$depths'; it must be numbers in ascending order"
+    last=$depth
 done
 [[ $rounds =~ ^[1-9]?[13579]$ && $rounds != 1 ]] || fail "--rounds is '$rounds'; it must be an odd number from 3 to 99"
 for option in prompt gen threads; do
