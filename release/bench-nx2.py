@@ -14,12 +14,14 @@ import re
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+# not where a link leads: the hub's cache is made of links
+HERE = Path(__file__).absolute().parent
 FORMAT = 1
 PHASES = {"off": "small phase", "on": "large phase"}
 # per backend, how experts are computed: as the engine does it, and with experts as they are in the file. Every switch
@@ -34,7 +36,10 @@ CALM = {"GOMP_SPINCOUNT": "5000"}
 # a device that hangs must not keep the row from being written
 LIMIT_S = 7200
 # what a program says of its end -> what the row says of it
-REASONS = {"failed to load model": "the weights did not load", "failed to create context": "no room for the context"}
+REASONS = {
+    "failed to load model": "the weights did not load",
+    "failed to create context": "the context could not be made",
+}
 FAILED, SLOW, DEEPER = "the program failed", "two hours were not enough", "a smaller depth failed"
 # the start of a path, and addresses: of those nothing goes into the row
 PLACE = re.compile(r"(?:^|[\s'\"(=:,])(?:~|/|\\\\|[A-Za-z]:[\\/])\S|://|@\w+\.")
@@ -92,20 +97,35 @@ def described(engine: list[str]) -> dict[str, list[str]]:
     return facts
 
 
-def engine_facts(version: str) -> dict[str, str | None]:
+def version(text: str) -> str | None:
+    """The numbers of a version, which may be followed by names; None where there are none."""
+    found = re.match(r"(kernel )?[0-9]+(\.[0-9]+)*", text)
+    return found[0] if found else None
+
+
+def engine_facts(told: str) -> dict[str, str | None]:
     """The base's commit and the patches' hash of a version such as 0c1e57098-9d1dcaf8, as far as it tells."""
-    base, _, patch = version.partition("-")
+    base, _, patch = told.partition("-")
     known = re.fullmatch(r"[0-9a-f]{7,40}", base)
     return {"base": base if known else None, "patch": patch if known and patch else None}
+
+
+def entries(out: str) -> list[dict[str, Any]]:
+    """Lines of JSON among a program's messages; the last may be cut."""
+    found = []
+    for line in out.splitlines():
+        if line.startswith('{"'):
+            with suppress(ValueError):
+                found.append(json.loads(line))
+    return found
 
 
 def look_at(sm: str) -> tuple[Path, str | None, dict[str, Any]]:
     """The file, the model's name, and what of the file the phase is; read off its head."""
     done = start("llama-variant-info", sm, "--", "-v")
-    lines = [line for line in done.out.splitlines() if line.startswith("{")]
-    if not lines:
+    told = next(iter(entries(done.out)), None)
+    if told is None:
         raise BenchError(done.tail)
-    told = json.loads(lines[-1])
     if "error" in told:
         raise BenchError(told["error"])
     named = re.search(r"general\.name +str += (.*)", done.err)
@@ -156,10 +176,8 @@ class Bench:
         words = ["-p", str(self.prompt), "-n", str(self.gen), "-d", ",".join(map(str, depths)), "-r", "1"]
         done = start("llama-bench", sm, "--", *words, "-o", "jsonl", *switches, *self.engine, env=env)
         found: dict[int, dict[str, float]] = {}
-        for line in done.out.splitlines():
-            if not line.startswith('{"'):
-                continue
-            entry = self.told[sm] = json.loads(line)
+        for entry in entries(done.out):
+            self.told[sm] = entry
             test = f"pp{entry['n_prompt']}" if entry["n_prompt"] else f"tg{entry['n_gen']}"
             found.setdefault(entry["n_depth"], {})[test] = round(entry["avg_ts"], 4)
         for depth in depths:
@@ -231,7 +249,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         }
         for sm, (_, _, phase) in looked.items()
     ]
-    release = re.match(r"[0-9]+(\.[0-9]+)*", platform.release())
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).date().isoformat(),
@@ -239,9 +256,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "engine": engine_facts(machine.get("engine", [""])[0]),
         "machine": {
             "backend": backend,
-            "driver": machine.get("driver", [None])[0],
-            "system": platform.system(),
-            "kernel": release[0] if release else None,
+            "driver": version(machine.get("driver", [""])[0]),
+            "system": re.sub(r"[^A-Za-z].*", "", platform.system()) or "unknown",
+            "kernel": version(platform.release()),
             "cpu": harmless(ran["cpu_info"]),
             "self_test": machine.get("self-test", ["not run"])[0],
         },

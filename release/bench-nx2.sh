@@ -18,7 +18,7 @@ usage: bench-nx2.sh [--sm off|on] [--depths N[,N...]] [--rounds N] [--prompt N] 
   --gen N        tokens that are generated (128)
   --threads N    threads on the CPU (the engine's choice)
   --dev D,..     devices to use, as llama-server --list-devices names them (those that run-nx2.sh takes)
-  --out PATH     the file to write (row.json in this folder)
+  --out PATH     the file to write (row.json in the current folder)
 
 Takes minutes on a card, and hours on a CPU: --depths 0 is short. Where the backend has two ways to compute experts, both
 are measured in turns: live, as the engine does it, and dormant, with experts left as they are in the file. What does not

@@ -46,7 +46,7 @@ ROW: dict[str, Any] = {
             )
         ),
         *(
-            {"variant": 0, "path": "live", "depth": 4096, "test": test, "error": "no room for the context"}
+            {"variant": 0, "path": "live", "depth": 4096, "test": test, "error": "the context could not be made"}
             for test in ("pp512", "tg128")
         ),
         *(
@@ -54,7 +54,7 @@ ROW: dict[str, Any] = {
             for test, speed in (("pp512", 598.5), ("tg128", 43.75))
         ),
         *(
-            {"variant": 0, "path": "dormant", "depth": 4096, "test": test, "error": "no room for the context"}
+            {"variant": 0, "path": "dormant", "depth": 4096, "test": test, "error": "the context could not be made"}
             for test in ("pp512", "tg128")
         ),
     ],

@@ -156,7 +156,7 @@ class Figure(Strict):
     error: (
         Literal[
             "the weights did not load",
-            "no room for the context",
+            "the context could not be made",
             "the program failed",
             "two hours were not enough",
             "a smaller depth failed",

@@ -24,7 +24,11 @@ def write(folder: Path, row: dict | str, name: str = "reported/row.json") -> Pat
 def test_a_row_is_read(tmp_path):
     row = read_row(write(tmp_path, a_row()))
     assert row.machine.driver == "1.3.27642"
-    assert [figure.text for figure in row.figures[:3]] == ["600.50 ± 0.50", "80.20 ± 0.15", "no room for the context"]
+    assert [figure.text for figure in row.figures[:3]] == [
+        "600.50 ± 0.50",
+        "80.20 ± 0.15",
+        "the context could not be made",
+    ]
 
 
 def changed(*keys, to):

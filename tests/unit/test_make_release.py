@@ -374,7 +374,7 @@ def test_the_card_shows_rows_of_its_own_file(rule, tmp_path):
         rule.input.community.append(str(path))
     lines = [line for line in card_of(rule).splitlines() if "| verified" in line or "| reported" in line]
     card = "Intel(R) Arc(TM) A770 Graphics"
-    nothing = "no room for the context"
+    nothing = "the context could not be made"
     assert lines == [
         f"| verified | {card} | SYCL 1.3.4 | small | 0 | pp512, tg128 | 600.50 ± 0.50 | 80.20 ± 0.15 |",
         f"| verified | {card} | SYCL 1.3.4 | small | 4096 | pp512, tg128 | {nothing} | {nothing} |",

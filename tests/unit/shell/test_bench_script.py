@@ -161,7 +161,7 @@ def test_a_depth_without_room_says_so_and_all_else_is_measured(release, fakes, e
     row = bench(release, fakes)
     large = [figure for figure in row.figures if figure.variant == 1]
     assert [figure.error for figure in large] == [
-        *(None, None, "no room for the context", "no room for the context"),
+        *(None, None, "the context could not be made", "the context could not be made"),
         *["a smaller depth failed"] * 2,
     ]
     assert large[0].samples == [102.25, 104.25, 106.25]
