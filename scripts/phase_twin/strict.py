@@ -19,6 +19,8 @@ def explain(fault: Any, schema: str) -> str:
         return f"{key}: unknown key; remove it or check its spelling"
     if fault["type"] == "missing":
         return f"{key}: missing; add it ({schema} describes it)"
+    if not key:
+        return what
     if isinstance(fault["input"], dict):
-        return f"{key}: {what}" if key else what
+        return f"{key}: {what}"
     return f"{key} = {fault['input']!r}: {what}"

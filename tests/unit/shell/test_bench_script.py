@@ -20,8 +20,8 @@ if [[ $1 == --version ]]; then echo '@version@'; exit; fi
 if [[ $1 == --list-devices ]]; then cat '@folder@/listing'; exit; fi
 echo "${GGML_SYCL_MOE_REORDER-}${GGML_SYCL_MOE_FUSE-}|$*" >>'@folder@/calls'
 mapfile -t calls <'@folder@/calls'
-variant=${*#*default=int:}
-variant=${variant%% *}
+[[ $* =~ default=int:([01]) ]]
+variant=${BASH_REMATCH[1]}
 while (($#)); do
     case $1 in
         -d) IFS=, read -r -a depths <<<"$2" ;;
