@@ -33,7 +33,14 @@ TESTS = (
 # cycles of single kernels, for the bench of the CPU
 KERNEL_TIMES = "test-quantize-perf"
 # what is built with the SYCL backend, to be run on a CPU device
-SYCL_PROGRAMS = ("test-backend-ops", "test-sycl-experts", "llama-perplexity", "llama-completion", "llama-server")
+SYCL_PROGRAMS = (
+    "test-backend-ops",
+    "test-sycl-experts",
+    "llama-perplexity",
+    "llama-completion",
+    "llama-server",
+    "llama-bench",
+)
 
 # OpenMP threads that spin on a shared core can slow a step 20 x; this keeps batch and decode speed
 ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}
