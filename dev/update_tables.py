@@ -3,7 +3,7 @@
 usage: dev/run update_tables [--measured]   (from the project's folder, after `make nano` and the studies)
 
 --measured writes only what was made by a run of its own: bench_cpu, mutate_sycl, trace_sycl, study_ranking, and a
-nested twin beside the siblings (docs/ranking.md has the command).
+nested twin beside the siblings (docs/ranking.md has the command); and the rows of community/.
 """
 
 import re
@@ -17,6 +17,7 @@ from compare_curves import curve_tables, draw, read_curve
 from markdown_table import markdown
 from mutate_sycl import REPORT as MUTANTS
 from phase_twin.active_weights import of_one_token
+from phase_twin.community import Row, read_rows, row_files, table_lines
 from phase_twin.files import write_text
 from phase_twin.mini_cards import cards_table
 from phase_twin.plots import save
@@ -289,6 +290,28 @@ def cpu_table(report: dict[str, Any]) -> str:
     return "\n\n".join([where, markdown(head, types), markdown(second, ratios), picture])
 
 
+def community_table(rows: list[tuple[str, Row]]) -> str:
+    """Return the rows that were sent in, each with its status, as a table; or that there are none."""
+    if not rows:
+        return "No row has been sent in yet."
+    heads = {
+        "status": "",
+        "file": "model",
+        "phase": "phase",
+        "device": "device",
+        "backend": "backend, driver",
+        "engine": "engine",
+        "self_test": "self-test",
+        "path": "path",
+        "depth": "tokens in the context",
+        "tests": "tests",
+        "prompt": "reading a prompt",
+        "generation": "generating",
+        "date": "date",
+    }
+    return markdown([*heads.values()], [[str(line[key]) for key in heads] for line in table_lines(rows)])
+
+
 def replace(path: Path, mark: str, table: str) -> None:
     """Put `table` between the marks of that name in the file."""
     begin, end = f"<!-- {mark} -->", f"<!-- end {mark} -->"
@@ -302,7 +325,8 @@ def run(program: str, *arguments: str) -> str:
 
 
 def write_measured() -> None:
-    """Write what has a run of its own, where that was made here."""
+    """Write what has a run of its own, where that was made here, and what was sent in."""
+    replace(Path("docs/speed.md"), "community", community_table(read_rows(row_files(Path()))))
     for page, mark, path, table in (
         *(("docs/iq3_a770.md", f"cpu {form}", CPU / f"{form}.json", cpu_table) for form in ("pure", "mixed")),
         ("docs/sycl.md", "mutants", MUTANTS, mutants_table),

@@ -1,4 +1,4 @@
-"""Write the files that are generated from others: the config's JSON schema and the conda environment.
+"""Write the files that are generated from others: the JSON schemas and the conda environment.
 
 usage: dev/run write_generated   (from the project's folder; tests fail when the files are out of date)
 """
@@ -6,6 +6,7 @@ usage: dev/run write_generated   (from the project's folder; tests fail when the
 import re
 from pathlib import Path
 
+from phase_twin.community import SCHEMA, row_schema
 from phase_twin.config import schema_json
 from phase_twin.files import write_text
 
@@ -36,7 +37,8 @@ def conda_environment(requirements: str, lock: str, torch: str) -> str:
 def generated() -> dict[Path, str]:
     """File -> what it must hold."""
     parts = ((ENVS / name).read_text() for name in ("pipeline.in", "pipeline.lock", "torch.txt"))
-    return {Path("config/config.schema.json"): schema_json(), ENVS / "pipeline.yaml": conda_environment(*parts)}
+    schemas = {Path("config/config.schema.json"): schema_json(), SCHEMA: row_schema()}
+    return schemas | {ENVS / "pipeline.yaml": conda_environment(*parts)}
 
 
 def main() -> None:

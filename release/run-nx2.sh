@@ -31,7 +31,7 @@ usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto 
   --self-test compare the card with the CPU: it generates 32 tokens, and both compute the model's predictions over the
               text, in batches and token by token. One line; 0 if they agree, 2 if not, 1 if that could not be found
               out. It needs memory for the weights beside the card, or time to read them twice
-  --describe  show engine, cards and driver
+  --describe  show engine, cards, driver, and whether they passed the self-test
 
 What follows -- goes to the engine and wins over what is set here, for example: run-nx2.sh -- --port 8081 -c 32768
 
@@ -190,15 +190,23 @@ remember() {
         true
 }
 
-# Say once for each engine, card and driver that it can be tested; each time if it failed.
-offer_self_test() {
-    local described found=
-    described=$(described)
+# What is kept of $described: that its test passed, failed or was offered.
+outcome() {
+    local found='' word
     [[ ! -r $tested ]] || found=$(<"$tested")
     found=${found//$'\n'/|}
-    case "|$found|" in
-        *"|passed $described|"* | *"|offered $described|"*) ;;
-        *"|failed $described|"*) note "the self-test failed with this engine, card and driver: its text may be wrong" ;;
+    for word in passed failed offered; do
+        [[ "|$found|" != *"|$word $described|"* ]] || printf '%s' "$word"
+    done
+}
+
+# Say once for each engine, card and driver that it can be tested; each time if it failed.
+offer_self_test() {
+    local described
+    described=$(described)
+    case $(outcome) in
+        passed | offered) ;;
+        failed) note "the self-test failed with this engine, card and driver: its text may be wrong" ;;
         *)
             note "this engine, card and driver were not tested here: run-nx2.sh --self-test compares them with the CPU"
             remember offered
@@ -376,6 +384,10 @@ fi
 
 if [[ $action == describe ]]; then
     describe
+    described=$(described)
+    found=$(outcome)
+    [[ $found =~ ^(passed|failed)$ ]] || found='not run'
+    printf 'self-test: %s\n' "$found"
     exit
 fi
 
@@ -426,6 +438,8 @@ if [[ -n $others && -z $asked && " ${weights[*]} " != *' -dev '* ]] && ((devices
 fi
 
 command=("$tool" -m "$model" "${weights[@]}" "${placement[@]}" "$@")
+# it reads the file's head, and loads nothing
+[[ ${tool##*/} != llama-variant-info ]] || command=("$tool" "${weights[@]}" "$@" "$model")
 if [[ -n $print ]]; then
     printf -v line ' %q' "${command[@]}"
     printf '%s\n' "${line# }"
@@ -437,5 +451,6 @@ if [[ $action == self-test ]]; then
     self_test "$@"
     exit
 fi
-[[ -z $lists ]] || ((devices == 0)) || offer_self_test
+# which is about text; llama-bench makes none
+[[ -z $lists || ${tool##*/} == llama-bench ]] || ((devices == 0)) || offer_self_test
 exec "${command[@]}"

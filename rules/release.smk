@@ -1,5 +1,6 @@
 # Requires: everything a release shows or carries.
 # Makes: results/MODEL/release, ready to upload.
+from phase_twin.community import row_files
 from phase_twin.licenses import cannot_carry
 from phase_twin.signing import require_signer
 
@@ -36,6 +37,7 @@ rule make_release:
         templates=sorted(map(str, Path(project("release")).iterdir())),
         prune_tool=PRUNE_TOOL,
         license=tools_license,
+        community=list(map(str, row_files(Path(project(""))))),
     output:
         # the last file written stands for the folder
         sums=results("release/SHA256SUMS"),

@@ -5,7 +5,7 @@ The folder is built under a temporary name and renamed when complete. The same i
 snakemake.input: twin, verified (the report of verify_twin), mmproj and mmproj_digest (may be absent), curve, kinds
 (bench/kinds.json or kind.json, may be absent), pictures, quality, speed, calibration, provenance, pruned and selections
 (one per target), patches (in series order), templates (all of release/), prune_tool (scripts/prune-dual.py and its
-package), license.
+package), license, community (rows of speed that were sent in).
 snakemake.params: model (title, license, repo or None), engine (of sources.yaml), variants (recipes by kind of the
 twin), stock (recipes by label), targets (of prune_targets), release (sign, repo), texts (names of those for
 `calibration` and `evaluation`).
@@ -34,6 +34,7 @@ from phase_twin.card import (
     render_card,
     shell_safe,
 )
+from phase_twin.community import Row, read_rows, table_lines
 from phase_twin.config import Signing
 from phase_twin.errors import UserError
 from phase_twin.files import check_digest, sha256_file
@@ -50,12 +51,15 @@ PATCH_NAME = "llama.cpp-turbo-phase-twin.patch"
 TEMPLATES = {
     "run-nx2.sh": "run-nx2.sh",
     "install-nx2.sh": "install-nx2.sh",
+    "bench-nx2.sh": "bench-nx2.sh",
+    "bench-nx2.py": "bench-nx2.py",
     "build.sh": "build/build.sh",
     "BUILD.md": "build/BUILD.md",
     "NOTICE.in": "NOTICE",
     "CITATION.cff.in": "CITATION.cff",
     "model_card.md.j2": "README.md",
 }
+PROGRAMS = ("run-nx2.sh", "install-nx2.sh", "bench-nx2.sh", "bench-nx2.py", "prune-dual.py", "build/build.sh")
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -79,19 +83,24 @@ def hash_files(folder: Path, known: dict[str, str]) -> list[FileHash]:
     ]
 
 
-def write_hashes(folder: Path, twin: str, verified: dict[str, str], signing: Signing | None) -> None:
-    """Write manifest.json, which lists all files so far and the tensors of `twin`, its signature, and SHA256SUMS.
-
-    SHA256SUMS lists all others. The twin is read once for all of it; its tensors must have the SHA-256 they had when
-    they were `verified`.
-    """
-    view = Twin.read(folder / twin)
+def hash_twin(view: Twin, verified: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """SHA-256 of the twin and of its tensors, read once; these must be what they were when they were `verified`."""
     with Progress("hash") as bar:
         digest, tensors = hash_gguf(view.gguf, bar.show)
     if odd := [name for name, found in tensors.items() if verified.get(name) != found]:
+        twin = Path(view.gguf.path).name
         raise UserError(
             f"{twin}: tensor {odd[0]} is not what it was when it was verified; remove the twin and run again"
         )
+    return digest, tensors
+
+
+def write_hashes(folder: Path, view: Twin, digest: str, tensors: dict[str, str], signing: Signing | None) -> None:
+    """Write manifest.json, which lists all files so far and the tensors of the twin, its signature, and SHA256SUMS.
+
+    SHA256SUMS lists all others. What `hash_twin` returns of the twin is not read again.
+    """
+    twin = Path(view.gguf.path).name
     files = hash_files(folder, {twin: digest})
     manifest = folder / MANIFEST_NAME
     manifest.write_text(Manifest.of(view, files, tensors).json(), encoding="utf-8")
@@ -134,6 +143,12 @@ def license_text(spdx: str, templates: dict[str, str], own: str | os.PathLike[st
     return read_bytes(own if name is None else templates[name])
 
 
+def card_lines(rows: Iterable[tuple[str, Row]], digest: str) -> list[dict[str, Any]]:
+    """What the card shows of the rows of speed for the file of this SHA-256: how the engine computes by itself."""
+    lines = table_lines((status, row) for status, row in rows if row.file.sha256 == digest)
+    return [line for line in lines if line["path"] == "live"]
+
+
 def write_release(
     folder: Path,
     *,
@@ -147,11 +162,15 @@ def write_release(
     templates: dict[str, str],
     context: dict[str, Any],
     verified: dict[str, str],
+    community: list[tuple[str, Row]],
     signing: Signing | None,
 ) -> None:
     """Fill the empty `folder` with all files, manifest.json and SHA256SUMS last."""
     (folder / "build").mkdir(parents=True)
     place(twin, folder / Path(twin).name)
+    view = Twin.read(folder / Path(twin).name)
+    digest, tensors = hash_twin(view, verified)
+    context = context | {"community": card_lines(community, digest)}
     for path in (curve, *pictures):
         (folder / Path(path).name).write_bytes(read_bytes(path))
     if mmproj:
@@ -166,12 +185,12 @@ def write_release(
             text = render(text, context, name, shell_safe)
         elif name == "model_card.md.j2":
             text = render_card(text, context)
-        else:
+        elif not name.endswith(".py"):
             text = render(text, context, name)
         (folder / target).write_text(text, encoding="utf-8")
-    for program in ("run-nx2.sh", "install-nx2.sh", "prune-dual.py", "build/build.sh"):
+    for program in PROGRAMS:
         (folder / program).chmod(0o755)
-    write_hashes(folder, Path(twin).name, verified, signing)
+    write_hashes(folder, view, digest, tensors, signing)
 
 
 def by_name(paths: Iterable[str]) -> dict[str, str]:
@@ -200,6 +219,7 @@ def main(snakemake: Any) -> None:
     report = json.loads(read_bytes(given.verified))
     twin = Twin.read(given.twin)
     kinds = given.get("kinds")
+    community = read_rows(map(Path, given.community))
     context = card_context(
         model=params.model,
         engine=params.engine,
@@ -234,6 +254,7 @@ def main(snakemake: Any) -> None:
         templates=by_name(given.templates),
         context=context,
         verified={name: tensor["sha256"] for name, tensor in report["tensors"].items()},
+        community=community,
         signing=signing,
     )
     shutil.rmtree(final, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Fixtures: the project's folder and others like it, the built engine, the results of the nano run."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -105,6 +107,16 @@ def run(engine_bin) -> Run:
         return done
 
     return start
+
+
+@pytest.fixture
+def bench_nx2(root: Path, monkeypatch) -> ModuleType:
+    """What bench-nx2.sh starts, as a module; release/ stays without its bytecode."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    spec = importlib.util.spec_from_file_location("bench_nx2", root / "release/bench-nx2.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

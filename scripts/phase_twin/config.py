@@ -15,7 +15,7 @@ from .engine import N_BATCH
 from .errors import UserError
 from .licenses import spdx_spelling
 from .recipes import Recipe, Variants, kind_of, refuse_pair
-from .strict import Strict
+from .strict import Strict, explain
 
 MAX_NAME = 100  # characters: file systems take 255 bytes for a name, and others are added
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)]
@@ -343,19 +343,8 @@ def load(raw: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise UserError("configuration refused:\n" + "\n".join(_explain(fault) for fault in error.errors())) from error
-
-
-def _explain(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
-    what = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        return f"  {key}: unknown key; remove it or check its spelling"
-    if fault["type"] == "missing":
-        return f"  {key}: missing; add it (config/config.schema.json describes it)"
-    if isinstance(fault["input"], dict):
-        return f"  {key}: {what}" if key else f"  {what}"
-    return f"  {key} = {fault['input']!r}: {what}"
+        faults = "\n".join(f"  {explain(fault, 'config/config.schema.json')}" for fault in error.errors())
+        raise UserError(f"configuration refused:\n{faults}") from error
 
 
 def twin_hash(config: Config, kind: str) -> str:

@@ -35,7 +35,14 @@ TESTS = (
 KERNEL_TIMES = "test-quantize-perf"
 # what is built with the SYCL backend, to be run on a CPU device
 SYCL_TESTS = ("test-sycl-fusion", "test-sycl-experts")
-SYCL_PROGRAMS = ("test-backend-ops", *SYCL_TESTS, "llama-perplexity", "llama-completion", "llama-server")
+SYCL_PROGRAMS = (
+    "test-backend-ops",
+    *SYCL_TESTS,
+    "llama-perplexity",
+    "llama-completion",
+    "llama-server",
+    "llama-bench",
+)
 
 # OpenMP threads that spin on a shared core can slow a step 20 x; this keeps batch and decode speed
 ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}

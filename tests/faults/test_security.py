@@ -19,7 +19,7 @@ from prune_dual import Gguf, Manifest, Twin, hash_gguf, prune, select
 from small_run import ROOT
 from verify_twin import verify_bytes
 
-PYTHON = [path for folder in ("scripts", "dev", "toolchain") for path in (ROOT / folder).rglob("*.py")]
+PYTHON = [path for folder in ("scripts", "dev", "release", "toolchain") for path in (ROOT / folder).rglob("*.py")]
 RULES = [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]
 HOSTILE = ["../../x", "/etc/passwd", "a/b/../../../c", "$(touch pwned)", "a;touch pwned", "`touch pwned`", "-o"]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from phase_twin.arc import MODES
+from phase_twin.community import read_row
 from phase_twin.engine import BATCH, override
 from prune_dual import Gguf, Memory, Model, Settings
 
@@ -97,20 +98,39 @@ def test_quality_token_by_token(measure, case):
     assert not re.search(rf"sycl-stats: mul_mat_vec_q_id\w* +{kind}", said)
 
 
-@pytest.mark.parametrize("mode", ["off", "on"])
-def test_the_self_test_of_a_release(nano, sycl, tmp_path, mode):
-    release, programs = tmp_path / "release", tmp_path / "programs"
-    shutil.copytree(nano / "release", release)
+@pytest.fixture
+def release(nano, sycl, engine_bin, tmp_path) -> Callable[..., str]:
+    """Start a script of the release on the programs with the SYCL backend; what it prints is returned."""
+    folder, programs = tmp_path / "release", tmp_path / "programs"
+    shutil.copytree(nano / "release", folder)
     programs.mkdir()
-    for name in ("llama-server", "llama-completion", "llama-perplexity"):
+    for name in ("llama-server", "llama-completion", "llama-perplexity", "llama-bench"):
         start, program = sycl(name)
         (programs / name).write_text(f'#!/bin/sh\nexec "{start}" "{program}" "$@"\n')
         (programs / name).chmod(0o755)
+    (programs / "llama-variant-info").symlink_to(engine_bin("llama-variant-info"))  # no backend matters to it
     env = os.environ | {"GGML_SYCL_FORCE_REORDER": "1", "NX2_BIN": str(programs)}
-    command = [release / "run-nx2.sh", "--sm", mode, "--self-test"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.match(rf"self-test passed: variant {int(mode == 'on')} on SYCL0 beside the CPU", done.stdout)
+
+    def run(script: str, *arguments: str) -> str:
+        done = subprocess.run([folder / script, *arguments], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("mode", ["off", "on"])
+def test_the_self_test_of_a_release(release, mode):
+    said = release("run-nx2.sh", "--sm", mode, "--self-test")
+    assert re.match(rf"self-test passed: variant {int(mode == 'on')} on SYCL0 beside the CPU", said)
+
+
+def test_a_release_measures_both_paths(release, tmp_path):
+    out = tmp_path / "row.json"
+    release("bench-nx2.sh", "--sm", "off", "--depths", "0", "--prompt", "16", "--gen", "4", "--out", str(out))
+    row = read_row(out)
+    assert (row.machine.backend, row.settings.paths) == ("SYCL", ["live", "dormant"])
+    assert [figure.error for figure in row.figures] == [None] * 4
 
 
 def test_layers_split_over_two_devices(nano, sycl, root):

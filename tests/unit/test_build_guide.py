@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HOLE = "…"  # what differs, in a message or its quotation
 # says only where, what is wrong follows
-WRAPPERS = {f"{HOLE}: tensor {HOLE}: {HOLE}"}
+WRAPPERS = {f"{HOLE}: tensor {HOLE}: {HOLE}", f"bench-nx2.sh: {HOLE}"}
 # of the files that patches change, those whose messages a user's load can meet
 LOADER = ("ggml/src/gguf.cpp", "src/llama-model-loader.cpp", "src/llama-tensor-variant.cpp")
 
@@ -39,11 +39,13 @@ def sources() -> tuple[list[str], list[str]]:
         text = path.read_text()
         errors += shell_messages(text, r"\bfail")
         texts += shell_messages(text, r"(?:note|printf|missing\+=\()")
-    for path in [ROOT / "scripts/prune-dual.py", *(ROOT / "scripts/prune_dual").rglob("*.py")]:
+    programs = [ROOT / "scripts/prune-dual.py", ROOT / "release/bench-nx2.py"]
+    for path in [*programs, *(ROOT / "scripts/prune_dual").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             texts.append(python_text(node))
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
                 "GgufError",
+                "BenchError",
                 "fail",
                 "exit",
             ):

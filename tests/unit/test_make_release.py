@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import make_release
+from community_rows import a_row
 from gguf_files import nested_twin, small_twin
 from phase_twin.errors import UserError
 from phase_twin.files import write_digest
@@ -116,6 +117,7 @@ def rule(tmp_path):
             templates=[str(path) for path in (ROOT / "release").iterdir()],
             prune_tool=[str(ROOT / "scripts/prune-dual.py")],
             license=str(ROOT / "LICENSE"),
+            community=[],
         ),
         params=Named(
             model={"title": "Some-Model", "license": "Apache-2.0", "repo": "someone/Some-Model"},
@@ -189,7 +191,8 @@ def test_the_folder_is_complete(rule):
     files = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file()}
     assert files == {
         TWIN, "mmproj.gguf", "build/llama.cpp-turbo-phase-twin.patch", "build/build.sh", "build/BUILD.md", "run-nx2.sh",
-        "install-nx2.sh", "prune-dual.py", "LICENSE", "LICENSE-tools", "NOTICE", "README.md", "SHA256SUMS",
+        "install-nx2.sh", "bench-nx2.sh", "bench-nx2.py", "prune-dual.py", "LICENSE", "LICENSE-tools", "NOTICE",
+        "README.md", "SHA256SUMS",
         "curve.json", "manifest.json", "CITATION.cff", *PICTURES,
     }  # fmt: skip
     assert (release / TWIN).samefile(rule.input.twin)  # a hard link, not another 34 GiB
@@ -197,7 +200,7 @@ def test_the_folder_is_complete(rule):
     assert "Apache License" in (release / "LICENSE").read_text()
     assert "MIT License" in (release / "LICENSE-tools").read_text()
     assert not release.with_name("release.partial").exists()
-    for program in ("run-nx2.sh", "install-nx2.sh", "prune-dual.py", "build/build.sh"):
+    for program in (*(name for name in files if name.endswith((".sh", ".py"))), "build/build.sh"):
         assert os.access(release / program, os.X_OK)
     for text in files - {TWIN, "mmproj.gguf", "prune-dual.py", *PICTURES}:
         content = (release / text).read_text()
@@ -221,7 +224,7 @@ def test_checksums_verify(rule):
     command = ["sha256sum", "-c", "--strict", "SHA256SUMS"]
     done = subprocess.run(command, cwd=folder_of(rule), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 17
+    assert len(done.stdout.splitlines()) == 19
     (folder_of(rule) / "NOTICE").write_text("changed")
     assert subprocess.run(command, cwd=folder_of(rule), capture_output=True).returncode == 1
 
@@ -253,7 +256,7 @@ def test_the_twin_is_read_once_for_its_hashes(rule, monkeypatch):
     monkeypatch.setattr(make_release, "sha256_file", lambda path: hashed.append(path.name) or "0" * 64)
     make_release.main(rule)
     assert TWIN not in hashed
-    assert len(hashed) == len(set(hashed)) == 16
+    assert len(hashed) == len(set(hashed)) == 18
 
 
 def test_a_second_run_gives_the_same_bytes(rule, tmp_path):
@@ -312,7 +315,7 @@ def test_the_tables_of_the_card_hold_no_number_typed_by_hand():
     template = (ROOT / "release/model_card.md.j2").read_text()
     lines = re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", template).splitlines()
     headings = {number - 1 for number, line in enumerate(lines) if line.startswith("|--")}
-    names = re.compile(r"SHA256SUMS|SHA-256|sha256sum|run-nx2\.sh|install-nx2\.sh")
+    names = re.compile(r"SHA256SUMS|SHA-256|sha256sum|(run|install|bench)-nx2\.(sh|py)")
     for number, line in enumerate(lines):
         if line.startswith("|") and number not in headings:
             assert not re.search(r"\d", names.sub("", line)), line
@@ -357,6 +360,25 @@ def test_no_number_of_the_card_is_typed_by_hand(rule):
     known = {"0", "1", "2", "3", "99", "99.9", "256", "2.0", "4", "16", "512", "128"}
     twin = {f"{os.path.getsize(rule.input.twin) / 2**20:.2f}", f"{n_weights(rule.input.twin) / 1e6:.1f}"}
     assert first & second <= known | twin
+
+
+def test_the_card_shows_rows_of_its_own_file(rule, tmp_path):
+    """Of others, and of how experts are computed where one asks for it, it shows nothing."""
+    card = card_of(rule)
+    assert "reported" not in card
+    mine = {"sha256": hashlib.sha256(Path(rule.input.twin).read_bytes()).hexdigest()}
+    for name, status, file in (("mine", "verified", mine), ("other", "reported", {})):
+        path = tmp_path / f"community/{status}/{name}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(a_row(file=file, machine={"driver": f"1.3.{len(name)}"})))
+        rule.input.community.append(str(path))
+    lines = [line for line in card_of(rule).splitlines() if "| verified" in line or "| reported" in line]
+    card = "Intel(R) Arc(TM) A770 Graphics"
+    nothing = "the context could not be made"
+    assert lines == [
+        f"| verified | {card} | SYCL 1.3.4 | small | 0 | pp512, tg128 | 600.50 ± 0.50 | 80.20 ± 0.15 |",
+        f"| verified | {card} | SYCL 1.3.4 | small | 4096 | pp512, tg128 | {nothing} | {nothing} |",
+    ]
 
 
 def test_the_card_reads_well(rule):

@@ -12,7 +12,7 @@ from gguf_files import small_twin
 from hub_server import HubServer, Request
 from make_release import write_hashes
 from phase_twin.errors import UserError
-from prune_dual import Gguf, hash_gguf
+from prune_dual import Twin, hash_gguf
 
 REPO = "someone/Some-Model-twin-GGUF"
 FILES = {"twin.gguf", "README.md", "build/build.sh", "manifest.json", "SHA256SUMS"}
@@ -48,7 +48,8 @@ def seal(folder: Path) -> None:
     """List all files of the release anew."""
     for name in ("manifest.json", "SHA256SUMS"):
         (folder / name).unlink(missing_ok=True)
-    write_hashes(folder, "twin.gguf", hash_gguf(Gguf.read(folder / "twin.gguf"))[1], None)
+    twin = Twin.read(folder / "twin.gguf")
+    write_hashes(folder, twin, *hash_gguf(twin.gguf), None)
 
 
 def folder_of(rule) -> Path:

@@ -14,7 +14,7 @@ from make_release import write_hashes
 from phase_twin.config import Signing
 from phase_twin.errors import UserError
 from phase_twin.signing import PASSWORD, require_signer, sign
-from prune_dual import Gguf, GgufError, hash_gguf
+from prune_dual import GgufError, Twin, hash_gguf
 from prune_dual.cli import main
 
 TWIN = "some-twin.gguf"
@@ -27,7 +27,8 @@ def release(tmp_path) -> Path:
     small_twin(folder / TWIN, groups=2)
     (folder / "README.md").write_text("card\n")
     (folder / "build/build.sh").write_text("#!/bin/sh\n")
-    write_hashes(folder, TWIN, hash_gguf(Gguf.read(folder / TWIN))[1], None)
+    twin = Twin.read(folder / TWIN)
+    write_hashes(folder, twin, *hash_gguf(twin.gguf), None)
     return folder
 
 

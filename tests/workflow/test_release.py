@@ -11,7 +11,8 @@ import pytest
 
 from hub_server import HubServer
 from llama_server import Server
-from prune_dual import VARIANT_PREFIX, Gguf
+from phase_twin.community import read_row
+from prune_dual import VARIANT_PREFIX, Gguf, Twin, select
 
 pytestmark = pytest.mark.nano
 
@@ -77,6 +78,23 @@ def test_the_self_test_finds_a_card_that_computes_something_else(release, engine
         )
         assert done.returncode == code, done.stdout + done.stderr
         assert done.stdout.startswith(f"self-test {'passed' if code == 0 else 'failed'}: variant 0 on the CPU")
+
+
+def test_the_release_measures_itself(release):
+    """Both phases in turns, packed and as in the file; the row is one that could be sent."""
+    folder, _ = release
+    out = folder / "row.json"
+    short = ("--depths", "0,64", "--prompt", "16", "--gen", "4", "--threads", "1")
+    run_release(release, "bench-nx2.sh", *short, "--out", str(out))
+    row = read_row(out)
+    assert [(phase.variant, phase.groups, phase.promoted) for phase in row.phases] == [(0, 24, 0), (1, 24, 24)]
+    twin = Twin.read(folder / TWIN)
+    assert [phase.bytes for phase in row.phases] == [select(twin, variant=n).selected_bytes for n in (0, 1)]
+    assert f"{row.file.sha256}  {TWIN}\n" in (folder / "SHA256SUMS").read_text()
+    assert (row.file.name, row.machine.backend, row.settings.paths) == ("Nex-N2-nano", "CPU", ["live", "dormant"])
+    assert (row.settings.tests, row.settings.n_threads) == (["pp16", "tg4"], 1)
+    assert not [figure for figure in row.figures if figure.error]
+    assert "/" not in out.read_text()
 
 
 def test_the_release_is_fitted_from_an_address(release, nano):

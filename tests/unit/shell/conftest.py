@@ -7,6 +7,7 @@ import pytest
 
 from phase_twin.card import render, shell_safe
 from release_shell import ENGINE, SCRIPTS, SYSTEM, TWIN
+from small_run import ROOT
 
 
 @pytest.fixture
@@ -29,6 +30,8 @@ def release(tmp_path, fakes):
         text = render(script.read_text(), {"twin": {"name": "@"}, "engine": ENGINE}, script.name, shell_safe)
         target.write_text(text.replace("'@'", shlex.quote(TWIN)))
         target.chmod(0o755)
+    # as in the hub's cache
+    (folder / "bench-nx2.py").symlink_to(ROOT / "release/bench-nx2.py")
     (folder / TWIN).write_bytes(b"GGUF")
     (folder / "build/llama.cpp-turbo-phase-twin.patch").write_text("")
     return folder

@@ -8,6 +8,7 @@ import pytest
 from release_shell import SCRIPTS, SHELLCHECK, run
 
 OPTIONS = {
+    "bench-nx2.sh": ["--sm", "--depths", "--rounds", "--prompt", "--gen", "--threads", "--dev", "--out"],
     "build.sh": ["--arch", "--source", "--jobs"],
     "install-nx2.sh": ["--vram-gib", "--ctx", "--dual", "--out"],
     "run-nx2.sh": ["--sm", "--budget-mib", "--vram-gib", "--ctx"],

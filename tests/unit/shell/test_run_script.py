@@ -138,6 +138,13 @@ def test_llama_bench_has_its_own_way_to_list_devices(release, fakes):
     assert shlex.split(done.stdout)[-2:] == ["-dev", "SYCL0/SYCL2"]
 
 
+def test_the_head_of_the_file_is_told_without_placement(release, fakes):
+    devices(fakes, "sysfs", 1)
+    program(fakes, "llama-variant-info", "[[ $1 != --list-devices ]] && printf '%s|' \"$@\"")
+    done = run(release / "run-nx2.sh", "--sm", "on", "--", "-v", path=fakes, NX2_TOOL="llama-variant-info")
+    assert done.stdout == "|".join([*LARGE, "-v", str(release / TWIN), ""])
+
+
 def test_level_zero_is_asked_for_free_memory(release, fakes):
     listing = 'for n in 0 1; do echo "  SYCL$n: Arc (16225 MiB, 1547${ZES_ENABLE_SYSMAN:-} MiB free)"; done'
     program(fakes, "llama-server", f"echo 'Available devices:'; {listing}")

@@ -103,11 +103,26 @@ def test_it_is_offered_once_for_each_driver(release, fakes, engine):
     assert "not tested" not in run(release / "run-nx2.sh", "--print", path=fakes).stderr
 
 
-def test_a_tested_card_is_described(release, fakes, engine):
+def test_a_card_is_described_with_what_came_of_its_test(release, fakes, engine):
     engine()
-    done = run(release / "run-nx2.sh", "--describe", path=fakes)
-    assert done.stdout.splitlines() == [
-        "engine: 0c1e57098-9d1dcaf8",
-        "card: SYCL0 Intel(R) Arc(TM) A770 Graphics",
-        "driver: 1.3.27642",
-    ]
+
+    def described() -> list[str]:
+        return run(release / "run-nx2.sh", "--describe", path=fakes).stdout.splitlines()
+
+    facts = ["engine: 0c1e57098-9d1dcaf8", "card: SYCL0 Intel(R) Arc(TM) A770 Graphics", "driver: 1.3.27642"]
+    assert described() == [*facts, "self-test: not run"]
+    assert offered(release, fakes)
+    assert described() == [*facts, "self-test: not run"]
+    run(release / "run-nx2.sh", "--self-test", path=fakes)
+    assert described() == [*facts, "self-test: passed"]
+    engine(("9.0", "1.0"))
+    run(release / "run-nx2.sh", "--self-test", path=fakes)
+    assert described() == [*facts, "self-test: failed"]
+
+
+def test_a_measurement_offers_nothing(release, fakes, engine):
+    engine()
+    (fakes / "llama-server").rename(fakes / "llama-bench")
+    done = run(release / "run-nx2.sh", path=fakes, NX2_TOOL="llama-bench")
+    assert (done.returncode, "not tested" in done.stderr) == (0, False)
+    assert not (release / ".self-test").exists()
