@@ -16,7 +16,7 @@ pytestmark = pytest.mark.nano
 
 IMATRIX, COVARIANCE = "results/nex-n2-nano/imatrix.gguf", "resources/models/nex-n2-nano/covariance.gguf"
 CHUNKS = 14  # batches of 4, 4, 4 and 2
-ROWS = ("bench/quality/variant-1.json", "bench/quality/10mib.json", "bench/orders/measured-40.json")
+ROWS = ("bench/quality/variant-1.json", "bench/orders/measured-40.json")
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
