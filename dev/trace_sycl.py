@@ -6,7 +6,7 @@ Models with the shapes of Nex-N2-mini and 4 and 8 layers run on the CPU device u
 tokens: the difference is one token, and 4 further layers (three delta nets, one attention) cost what 8 layers have more
 than 4. Kernels, copies and host waits are counted, weight bytes and int8 operations follow from the shapes. The result
 is results/sycl-cost.json; dev/run update_tables puts it into docs/sycl.md. What a layer launches for a prompt of some
-500 tokens is counted in the same way, with MUL_MAT_ID grouped and as llama.cpp does it.
+450 tokens is counted in the same way, with MUL_MAT_ID grouped and as llama.cpp does it.
 """
 
 import json
@@ -40,13 +40,13 @@ RUN = Path("toolchain/sycl/sycl-run")
 PROGRAM = Path("resources/engine/sycl-test/bin/llama-completion")
 TEMPLATE = Path("results/nex-n2-nano/Nex-N2-nano-9mib.gguf")
 TEXT = Path("models/nex-n2-nano/evaluation.txt")
-PROMPT_CHARACTERS = 1400
+PROMPT_CHARACTERS = 1200
 REPORT = Path("results/sycl-cost.json")
 
 TOKENS = 3
 OFF = {"GGML_FUSION_OFF": "all"}
 MODES = {
-    "dormant": UNFUSED | {"GGML_SYCL_MOE_REORDER": "0"},
+    "dormant": UNFUSED | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MAT_VEC_F32": "0"},
     "live, fusions off": OFF,
     # what a card does by default then: its ESIMD kernels for dense K-quants need no quantized input either
     "live, fusions off, dense DMMV": OFF | {"GGML_SYCL_PRIORITIZE_DMMV": "1"},

@@ -235,7 +235,7 @@ def cost_table(report: dict[str, Any]) -> str:
     ]
     rates = [f"tokens/s expected, {card} ({report['bandwidth_gb_s'][card]:.0f} GB/s)" for card in cards]
     prompt = [f"{name} {kernels:,}" for name, kernels in report["kernels_per_layer_of_a_prompt"].items()]
-    told = f"Kernels of one layer for a prompt of about 500 tokens, experts IQ3_A770: {', '.join(prompt)}."
+    told = f"Kernels of one layer for a prompt of about 450 tokens, experts IQ3_A770: {', '.join(prompt)}."
     return f"{markdown([*head, *rates], cells)}\n\n{told}"
 
 

@@ -101,8 +101,7 @@ use rule test_sycl as test_sycl_all with:
 use rule build_sycl as build_sycl_otherwise with:
     output:
         programs=[
-            sycl(program, "{build}")
-            for program in ("test-backend-ops", *SYCL_TESTS)
+            sycl(program, "{build}") for program in ("test-backend-ops", *SYCL_TESTS)
         ],
         facts=resources("engine/sycl-{build}/engine.json"),
     log:

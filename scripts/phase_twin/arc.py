@@ -18,13 +18,14 @@ LIVE = {
     "GGML_SYCL_MOE_REORDER": "1",
     "GGML_SYCL_MOE_FUSE": "1",
     "GGML_SYCL_MOE_GROUPED": "1",
+    "GGML_SYCL_MAT_VEC_F32": "1",
     "GGML_FUSION_OFF": "",
 }
 UNFUSED = {"GGML_SYCL_MOE_FUSE": "0", "GGML_FUSION_OFF": "all"}
 MODES = {
     "live": LIVE,
     "unfused": LIVE | UNFUSED,
-    "dormant": LIVE | UNFUSED | {"GGML_SYCL_MOE_REORDER": "0"},
+    "dormant": LIVE | UNFUSED | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MAT_VEC_F32": "0"},
     "without ESIMD": LIVE | {"GGML_SYCL_ENABLE_ESIMD": "0"},
 }
 # batches as prompts have them, and one token at a time, which is what the kernels for experts are for

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -9,17 +10,33 @@ pytestmark = pytest.mark.sycl
 
 
 NEW_KERNELS = {
-    "reordered, fused": ("mul_mat_vec_reorder", "moe_mul_mat_vec", "moe_gate_up_swiglu"),
-    "reordered": ("moe_mul_mat_vec",),
+    "reordered, fused": (
+        "mul_mat_vec_reorder",
+        "moe_mul_mat_vec",
+        "moe_mul_mat_grouped",
+        "moe_gate_up_swiglu",
+        "moe_gate_up_swiglu_grouped",
+    ),
+    "reordered": ("moe_mul_mat_vec", "moe_mul_mat_grouped"),
     "off": ("mul_mat_vec_q_id",),
 }
 
 
 @pytest.fixture(scope="module")
-def report(root, snakemake) -> dict[str, dict[str, dict[str, int]]]:
+def tests(root, snakemake) -> dict[str, Any]:
     done = snakemake("test_sycl")
     assert done.returncode == 0, done.stdout
     return json.loads((root / "resources/engine/sycl-test/tests.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def report(tests) -> dict[str, dict[str, dict[str, int]]]:
+    return tests["runs"]
+
+
+def test_the_kernels_behind_guard_pages(tests):
+    assert tests["kernels"].keys() == {"test-sycl-fusion", "test-sycl-experts"}
+    assert min(tests["kernels"].values()) > 40
 
 
 @pytest.mark.parametrize("operation", ["MUL_MAT", "MUL_MAT_ID", "GET_ROWS", "MOE_FFN"])
@@ -39,7 +56,7 @@ def test_kernels_of_the_new_types_ran(report, name, kernel, kind):
 
 def test_settings_switch_kernels_off(report):
     kernels = {name: {call.split()[0] for call in run["calls"]} for name, run in report.items()}
-    assert "moe_gate_up_swiglu" not in kernels["reordered"]
+    assert not {"moe_gate_up_swiglu", "moe_gate_up_swiglu_grouped"} & kernels["reordered"]
     for name in ("llama.cpp's own", "off"):
         assert not any(kernel.startswith("moe_") for kernel in kernels[name])
 
