@@ -76,8 +76,8 @@ def measure(nano, engine_bin, sycl, root, tmp_path_factory) -> Measure:
 @pytest.mark.parametrize("case", PHASES, ids=PHASES.values())
 @pytest.mark.parametrize("backend", [LIVE, DORMANT], ids=["live", "dormant"])
 def test_quality_in_batches(measure, case, backend):
-    expected, error, _ = measure(case, 4, None)
-    found, _, _ = measure(case, 4, backend)
+    expected, error, _ = measure(case, 2, None)
+    found, _, _ = measure(case, 2, backend)
     assert abs(found - expected) < 3 * error
 
 
