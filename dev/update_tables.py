@@ -234,9 +234,11 @@ def cost_table(report: dict[str, Any]) -> str:
         for row in report["rows"]
     ]
     rates = [f"tokens/s expected, {card} ({report['bandwidth_gb_s'][card]:.0f} GB/s)" for card in cards]
+    table = markdown([*head, *rates], cells)
+    if "kernels_per_layer_of_a_prompt" not in report:
+        return table
     prompt = [f"{name} {kernels:,}" for name, kernels in report["kernels_per_layer_of_a_prompt"].items()]
-    told = f"Kernels of one layer for a prompt of about 450 tokens, experts IQ3_A770: {', '.join(prompt)}."
-    return f"{markdown([*head, *rates], cells)}\n\n{told}"
+    return f"{table}\n\nKernels of one layer for a prompt of about 450 tokens, experts IQ3_A770: {', '.join(prompt)}."
 
 
 def cpu_table(report: dict[str, Any]) -> str:
