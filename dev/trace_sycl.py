@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from phase_twin.arc import UNFUSED
+from phase_twin.arc import DORMANT
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from prune_dual import BLOCK_SIZES
@@ -46,7 +46,7 @@ REPORT = Path("results/sycl-cost.json")
 TOKENS = 3
 OFF = {"GGML_FUSION_OFF": "all"}
 MODES = {
-    "dormant": UNFUSED | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MAT_VEC_F32": "0"},
+    "dormant": DORMANT,
     "live, fusions off": OFF,
     # what a card does by default then: its ESIMD kernels for dense K-quants need no quantized input either
     "live, fusions off, dense DMMV": OFF | {"GGML_SYCL_PRIORITIZE_DMMV": "1"},

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phase_twin.arc import UNFUSED
+from phase_twin.arc import DORMANT, UNFUSED
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule, run_tool
 from test_engine import OPERATIONS, count_passed
@@ -35,7 +35,7 @@ RUNS = {
         {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_REORDER": "0"} | UNFUSED,
         ("MUL_MAT_ID",),
     ),
-    "off": Run({"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MAT_VEC_F32": "0"} | UNFUSED),
+    "off": Run(DORMANT),
 }
 STATS = {"GGML_SYCL_STATS": "1"}
 

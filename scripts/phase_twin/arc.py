@@ -22,10 +22,12 @@ LIVE = {
     "GGML_FUSION_OFF": "",
 }
 UNFUSED = {"GGML_SYCL_MOE_FUSE": "0", "GGML_FUSION_OFF": "all"}
+# as llama.cpp does it by itself
+DORMANT = UNFUSED | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MAT_VEC_F32": "0"}
 MODES = {
     "live": LIVE,
     "unfused": LIVE | UNFUSED,
-    "dormant": LIVE | UNFUSED | {"GGML_SYCL_MOE_REORDER": "0", "GGML_SYCL_MAT_VEC_F32": "0"},
+    "dormant": LIVE | DORMANT,
     "without ESIMD": LIVE | {"GGML_SYCL_ENABLE_ESIMD": "0"},
 }
 # batches as prompts have them, and one token at a time, which is what the kernels for experts are for
