@@ -26,11 +26,17 @@ FORMAT = 1
 PHASES = {"off": "small phase", "on": "large phase"}
 # per backend, how experts are computed: as the engine does it, and with experts as they are in the file. Every switch
 # is given, so that what the user's shell sets does not matter. Other backends have one way.
-SYCL_SWITCHES = ("GGML_SYCL_MOE_REORDER", "GGML_SYCL_MOE_FUSE", "GGML_SYCL_MAT_VEC_F32", "GGML_FUSION_OFF")
+SYCL_SWITCHES = (
+    "GGML_SYCL_MOE_REORDER",
+    "GGML_SYCL_MOE_FUSE",
+    "GGML_SYCL_MOE_GROUPED",
+    "GGML_SYCL_MAT_VEC_F32",
+    "GGML_FUSION_OFF",
+)
 PATHS: dict[str, dict[str, tuple[dict[str, str], list[str]]]] = {
     "SYCL": {
         path: (dict(zip(SYCL_SWITCHES, values, strict=True)), [])
-        for path, values in (("live", ("1", "1", "1", "")), ("dormant", ("0", "0", "0", "all")))
+        for path, values in (("live", ("1", "1", "1", "1", "")), ("dormant", ("0", "0", "1", "0", "all")))
     },
     "CPU": {path: ({}, ["--repack", on]) for path, on in (("live", "1"), ("dormant", "0"))},
 }
