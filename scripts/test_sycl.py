@@ -61,21 +61,22 @@ def main(snakemake: Any) -> None:
     compare = [on_cpu, snakemake.input.operations, "test", "-b", "SYCL0"]
     tool_log = snakemake.log.tool
     Path(tool_log).unlink(missing_ok=True)
-    # checks of each program that calls kernels; it ends with an error if one fails
-    kernels = {
-        Path(program).name: run_tool([on_cpu, program], tool_log, append=True).count(" ok\n")
-        for program in snakemake.input.kernels
-    }
 
-    def outcome(job: tuple[str, str]) -> str:
+    def check(program: str) -> int:
+        """Checks of a program that calls kernels; it ends with an error if one fails."""
+        return run_tool([on_cpu, program], tool_log, append=True).count(" ok\n")
+
+    def compare_operation(job: tuple[str, str]) -> str:
         name, operation = job
         cases = ["-o", operation, "-p", pattern(operation, snakemake.params.types)]
         return run_tool([*compare, *cases], tool_log, env=STATS | RUNS[name].settings, append=True)
 
-    # each keeps one core busy: it computes on the device, then on the CPU
+    # each keeps one core busy: it compiles kernels or computes on the device, then computes on the CPU
     jobs = [(name, operation) for name, run in RUNS.items() for operation in run.operations]
     with ThreadPoolExecutor(snakemake.threads) as pool:
-        outputs = dict(zip(jobs, pool.map(outcome, jobs), strict=True))
+        checks = pool.map(check, snakemake.input.kernels)
+        outputs = dict(zip(jobs, pool.map(compare_operation, jobs), strict=True))
+        kernels = {Path(program).name: count for program, count in zip(snakemake.input.kernels, checks, strict=True)}
     runs: dict[str, dict[str, Any]] = {}
     for name, run in RUNS.items():
         passed = {

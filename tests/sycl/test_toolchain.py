@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sycl_toolchain import parts
+from sycl_toolchain.precompiled import precompiled_header
+
 pytestmark = pytest.mark.sycl
 
 KERNELS = """
@@ -80,6 +83,28 @@ def test_a_header_of_the_device_half_is_a_dependency(call, project):
     # the object file must not come from ccache now
     (project / "device.hpp").write_text("constexpr int FACTOR = 4;\n")
     assert build(call) == "6 10 14"
+
+
+def test_precompiled_headers_follow_their_files(call, project, tmp_path, monkeypatch):
+    """One for each half serves all files; a header that is newer has both made again."""
+    folder = tmp_path / "precompiled"
+    monkeypatch.setattr("sycl_toolchain.precompiled.FOLDER", folder)
+    options = ["-std=c++17", "-I", str(project)]
+    clang = parts.require(parts.CLANG, "clang-22")
+    (project / "own.hpp").write_text("#pragma once\n")
+    (project / "precompiled.hpp").write_text('#include "own.hpp"\n')
+    monkeypatch.setattr(parts, "PRECOMPILED", project / "precompiled.hpp")
+    first = precompiled_header(clang, options)
+    made = first.file.stat().st_mtime_ns
+    (folder / "of the device half").touch()
+    assert precompiled_header(clang, options).file.stat().st_mtime_ns == made
+    assert precompiled_header(clang, [*options, "-O2"]) != first
+    (project / "own.hpp").write_text("#pragma once\nconstexpr int NEWER = 1;\n")
+    assert precompiled_header(clang, options).file.stat().st_mtime_ns > made
+    assert [path.suffix for path in sorted(folder.iterdir())] == [".d", ".pch"]
+    (project / "own.hpp").write_text("no C++\n")
+    assert precompiled_header(clang, options) is None
+    assert list(folder.iterdir()) == []
 
 
 def test_what_does_not_compile_fails_with_the_compilers_words(call, project):

@@ -1,13 +1,15 @@
-// sycl-device-pass FOLDER HEADER SOURCE [OPTION...]
+// sycl-device-pass FOLDER HEADER PRECOMPILED SOURCE [OPTION...]
 //
 // The device half of compiling one SYCL source file. The front end is the one inside libsycl-jit.so, which the
 // extension sycl_ext_oneapi_kernel_compiler offers to programs: it is meant for kernels given as text at run time,
 // but takes any translation unit, and finds the lambda kernels in its host functions too.
 //
-// HEADER is included first: the front end takes no -include. Written are FOLDER/kernel-N.spv, a SPIR-V module for each
-// kernel, in no particular order, and FOLDER/integration.h, which tells the host half the names and arguments of the
-// kernels. The exit status is 0, 1 if the source does not compile, 2 for anything else.
+// HEADER is included first: the front end takes no -include. What it makes of HEADER is kept in PRECOMPILED for the next
+// file with the same options. Written are FOLDER/kernel-N.spv, a SPIR-V module for each
+// kernel, in no particular order, FOLDER/integration.h, which tells the host half the names and arguments of the
+// kernels, and FOLDER/device.d, a dependency file. The exit status is 0, 1 if the source does not compile, 2 for anything else.
 
+#include <fcntl.h>
 #include <sycl/sycl.hpp>
 
 #include <filesystem>
@@ -38,23 +40,37 @@ static std::string include(const std::string & path) {
     return "#include \"" + path + "\"\n";
 }
 
+// A name of the folder that is the same in every process, or no other would have the same options.
+static std::string constant_name(const fs::path & folder) {
+    const int file = fcntl(open(folder.c_str(), O_RDONLY | O_DIRECTORY), F_DUPFD, 100);
+    return "/proc/self/fd/" + std::to_string(file);
+}
+
 int main(int argc, char ** argv) {
-    if (argc < 4) {
-        std::cerr << "usage: sycl-device-pass FOLDER HEADER SOURCE [OPTION...]\n";
+    if (argc < 5) {
+        std::cerr << "usage: sycl-device-pass FOLDER HEADER PRECOMPILED SOURCE [OPTION...]\n";
         return 2;
     }
-    const fs::path folder = argv[1];
-    std::vector<std::string> options(argv + 4, argv + argc);
+    const fs::path    folder = argv[1];
+    const std::string here   = constant_name(folder);
+    std::vector<std::string> options(argv + 5, argv + argc);
     // one module per kernel: at run time only those that a program uses are compiled for the device
     options.push_back("-fsycl-device-code-split=per_kernel");
     // the host half passes every argument that a lambda captures
     options.push_back("-fno-sycl-dead-args-optimization");
     options.push_back("-Xclang");
-    options.push_back("-fsycl-int-header=" + (folder / "integration.h").string());
+    options.push_back("-fsycl-int-header=" + here + "/integration.h");
+    for (const std::string & option : { std::string("-MD"), std::string("-MF"), here + "/device.d" }) {
+        options.push_back(option);
+    }
 
-    std::string messages;
+    options.push_back(std::string("--persistent-auto-pch=") + argv[3]);
+
+    // a declaration ends what is precompiled: the directives before the first one
+    const std::string text = include(argv[2]) + "static_assert(true);\n" + include(argv[4]);
+    std::string       messages;
     try {
-        const auto objects = compile(include(argv[2]) + include(argv[3]), options, messages);
+        const auto objects = compile(text, options, messages);
         int number = 0;
         for (const auto & image : objects) {
             const auto [begin, end] = image_access::bytes(image);

@@ -22,3 +22,5 @@
 #undef __AMDGCN__
 #pragma pop_macro("__SPIR__")
 #pragma pop_macro("__SPIRV__")
+
+#include "precompiled.hpp"

@@ -14,6 +14,7 @@ from pathlib import Path
 from . import parts
 from .command_line import Compilation, compiles, link_options, parse_compilation, uses_sycl
 from .dependencies import format_dependencies, merge_dependencies, parse_dependencies
+from .precompiled import FOLDER, Header, precompiled_header
 from .registration import read_modules, registration_code
 
 # what icpx defines: the engine asks for it, and both halves must read the same code
@@ -77,9 +78,11 @@ def compile_source(task: Compilation, clang: str) -> int:
         if status:
             return status
         (folder / "registration.h").write_text(registration_code(read_modules(folder)))
-        status = subprocess.call(host_command(task, folder, clang))
+        header = precompiled_header(clang, host_options(task))
+        status = subprocess.call(host_command(task, folder, clang, header))
         if status == 0 and task.dependency_file:
-            lists = [parse_dependencies((folder / half).read_text()) for half in ("host.d", "device.d")]
+            read = [folder / "host.d", folder / "device.d", *([header.dependencies] if header else [])]
+            lists = [parse_dependencies(file.read_text()) for file in read]
             # the toolchain's own files are not among them: ccache has their fingerprint
             files = merge_dependencies(lists, ignored=(folder, parts.VENV, parts.FOLDER))
             task.dependency_file.write_text(format_dependencies(task.dependency_target, files))
@@ -88,14 +91,18 @@ def compile_source(task: Compilation, clang: str) -> int:
 
 def device_command(task: Compilation, folder: Path) -> list[str]:
     """Return the command of the device half, which leaves modules and headers in `folder`."""
-    dependencies = ["-MD", "-MF", str(folder / "device.d")]
-    command = [parts.DEVICE_PASS, folder, parts.PRELUDE, task.source]
-    return [*map(str, command), *task.device_options, *DEVICE_OPTIONS, *dependencies, f"-I{parts.INCLUDE}"]
+    command = [parts.DEVICE_PASS, folder, parts.PRELUDE, FOLDER, task.source]
+    return [*map(str, command), *task.device_options, *DEVICE_OPTIONS, f"-I{parts.INCLUDE}"]
 
 
-def host_command(task: Compilation, folder: Path, clang: str) -> list[str]:
+def host_options(task: Compilation) -> list[str]:
+    """Return how the host half reads and compiles, which is how the precompiled header must have been made."""
+    return [*task.host_options, *HOST_OPTIONS, "-isystem", str(parts.INCLUDE)]
+
+
+def host_command(task: Compilation, folder: Path, clang: str, header: Header | None) -> list[str]:
     """Return the command of the host half, which reads the headers in `folder` and makes the object file."""
-    headers = ["-include", str(folder / "integration.h"), "-include", str(folder / "registration.h")]
+    headers = ["-include-pch", str(header.file)] if header else []
+    headers += ["-include", str(folder / "integration.h"), "-include", str(folder / "registration.h")]
     dependencies = ["-MD", "-MF", str(folder / "host.d")]
-    files = ["-isystem", str(parts.INCLUDE), "-c", str(task.source), "-o", str(task.object)]
-    return [clang, *task.host_options, *HOST_OPTIONS, *headers, *dependencies, *files]
+    return [clang, *host_options(task), *headers, *dependencies, "-c", str(task.source), "-o", str(task.object)]

@@ -2,13 +2,14 @@
 
 import filecmp
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from . import parts
+from . import parts, precompiled
 from .errors import run_main
 
 # smaller ones are not worth a look
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     saved = link_duplicates(parts.LIBRARIES)
     print(f"duplicate libraries made hard links: {saved / 1e6:.0f} MB saved")
     build_device_pass()
+    shutil.rmtree(precompiled.FOLDER, ignore_errors=True)
     return 0
 
 

@@ -10,6 +10,7 @@ from .errors import ToolchainError
 
 FOLDER = Path(__file__).resolve().parent.parent
 LOCK = FOLDER / "requirements.lock"
+PRECOMPILED = FOLDER / "precompiled.hpp"
 PRELUDE = FOLDER / "device_prelude.hpp"
 DEVICE_PASS_SOURCE = FOLDER / "device_pass.cpp"
 
@@ -86,7 +87,7 @@ def runtime_environment(devices: int = 1) -> dict[str, str]:
 def fingerprint(clang: str) -> str:
     """Return a hash of all that makes an object file beside its sources and options: this folder, the wheels, clang."""
     digest = hashlib.sha256()
-    for path in (LOCK, PRELUDE, DEVICE_PASS_SOURCE, *sorted((FOLDER / "sycl_toolchain").glob("*.py"))):
+    for path in (LOCK, PRECOMPILED, PRELUDE, DEVICE_PASS_SOURCE, *sorted((FOLDER / "sycl_toolchain").glob("*.py"))):
         digest.update(path.read_bytes())
     digest.update(subprocess.run([clang, "--version"], capture_output=True, check=True).stdout)
     return digest.hexdigest()
