@@ -79,12 +79,13 @@ $(VALIDATOR_VENV)/.ready: envs/validator.lock | host
 	$(VALIDATOR_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/validator.lock
 	touch $@
 
-# the nano run comes first, where it shows its progress; the tests look at what it made. Those that need no engine, or many
-# short runs of it, share the cores; the others start programs that take all of them
-SHARING := tests/faults/test_kills.py tests/workflow/test_checkpoints.py tests/unit
+# the nano run comes first, where it shows its progress; the tests look at what it made. A file's tests share what they set
+# up, and files share the cores, those with long tests first. The engine's threads must not wait busily for a core that
+# another test has
+TESTS := $(addprefix tests/,faults workflow engine fuzz unit)
+SIDE_BY_SIDE := -n $(CORES) --dist loadfile --no-loadscope-reorder
 test: lint nano setup-validator
-	$(BIN)/pytest -n $(CORES) --dist worksteal $(SHARING)
-	$(BIN)/pytest $(addprefix --ignore ,$(SHARING))
+	OMP_WAIT_POLICY=passive $(BIN)/pytest $(SIDE_BY_SIDE) $(TESTS)
 
 .PHONY: clang
 clang:
@@ -104,7 +105,7 @@ $(SYCL_VENV)/.ready: $(addprefix toolchain/sycl/,$(SYCL_PARTS)) | host clang
 # as in `make test`: what takes long shows its progress, then the tests look at what it made
 test-sycl: $(VENV)/.dev setup-sycl
 	$(SNAKEMAKE) test_sycl
-	$(BIN)/pytest -m sycl tests/sycl
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m sycl tests/sycl
 
 test-slurm: $(VENV)/.dev nano
 	$(BIN)/pytest -m slurm tests/slurm

@@ -1,5 +1,6 @@
 """Fixtures: the project's folder and others like it, the built engine, the results of the nano run."""
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -12,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from small_run import LEGACY_ENV, NANO_CONFIG, ROOT, Run, run_in_an_odd_place
+from small_run import CORES, LEGACY_ENV, NANO_CONFIG, ROOT, Run, run_in_an_odd_place
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +43,14 @@ def snakemake(root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run snakemake in the project's folder (or `cwd`) with the given arguments; output is returned as text."""
 
     def run(*arguments: str, cwd: Path = root) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "snakemake", "--cores", str(os.cpu_count()), *arguments]
-        return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = [sys.executable, "-m", "snakemake", "--cores", str(CORES), *arguments]
+        # Snakemake refuses a second run in a folder: tests beside each other wait for theirs
+        folder = os.open(cwd, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        finally:
+            os.close(folder)
 
     return run
 

@@ -31,7 +31,7 @@ bench:
   speed: {{n_prompt: 16, n_gen: 4, depths: [0], repetitions: 2}}
 """
 # tests that run beside each other share two cores
-CORES = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+CORES = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 RUN = ("--cores", str(CORES), "--rerun-incomplete", "--configfile", NANO_CONFIG, "overlay.yaml")
 RESULTS, MODELS = "results/nex-n2-nano", "resources/models/nex-n2-nano"
 

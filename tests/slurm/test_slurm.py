@@ -30,7 +30,7 @@ NODES = ("node1", "node2")
 VICTIM = "node2"
 QUICK_CONFIG = "tests/slurm/quick.yaml"
 # jobs of each node, at the least
-FAIR_SHARE = 10
+FAIR_SHARE = 4
 SECONDS = 3000
 
 

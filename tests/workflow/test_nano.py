@@ -145,7 +145,7 @@ def test_a_budget_at_load_computes_what_the_pruned_file_does(nano, root, engine_
 def test_speed_has_every_file_and_test(nano):
     rows = read_result(nano / "bench/speed.json")
     found = [(row["label"], row["test"], row["depth"]) for row in rows]
-    expected = itertools.product(OURS + STOCK, ("pp512", "tg128"), (0, 1024))
+    expected = itertools.product(OURS + STOCK, ("pp256", "tg32"), (0, 512))
     assert sorted(found) == sorted(expected)
     assert all(row["t_s"] > 0 and row["stddev"] >= 0 and row["backend"] and row["device"] for row in rows)
 
