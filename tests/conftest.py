@@ -109,7 +109,9 @@ def run(engine_bin) -> Run:
     def start(program: str, *arguments: object, code: int = 0, legacy: bool = False):
         env = os.environ | {LEGACY_ENV: "1" if legacy else "0"}
         command = [str(part) for part in (engine_bin(program), *arguments)]
-        done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        # a model of random weights may say half a character
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, env=env, text=True, errors="replace", **output)
         assert done.returncode == code, done.stdout[-2000:]
         return done
 

@@ -71,11 +71,14 @@ def test_rows_measured_in_parts_are_those_of_one_run(nano, root, checkout, snake
     # with what Snakemake knows of them, or a new time of a source would have all made again
     for made in (".snakemake/metadata", "resources/models/nex-n2-nano", "results/nex-n2-nano"):
         shutil.copytree(root / made, folder / made, ignore=shutil.ignore_patterns("bench"))
-    (folder / "parts.yaml").write_text("bench: {quality: {parts: 3}}\n")
     rows = [f"results/nex-n2-nano/{row}" for row in ROWS]
-    done = snakemake("--configfile", NANO_CONFIG, "parts.yaml", "--", *rows, cwd=folder)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert done.stdout.count(", part ") == 3 * len(rows)
-    for row in rows:
-        assert read_result(folder / row) == read_result(root / row), row
+    measured = []
+    for parts in (1, 3):
+        (folder / "parts.yaml").write_text(f"bench: {{quality: {{chunks: {CHUNKS}, parts: {parts}}}}}\n")
+        done = snakemake("--configfile", NANO_CONFIG, "parts.yaml", "--", *rows, cwd=folder)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert done.stdout.count(", part ") == (3 * len(rows) if parts > 1 else 0)
+        measured.append([read_result(folder / row) for row in rows])
+    assert measured[0] == measured[1]
+    assert measured[0][0]["chunks"] == CHUNKS
     assert not list(folder.rglob("*.kldpart"))
