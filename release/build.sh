@@ -38,8 +38,8 @@ Builds for Intel graphics (SYCL, which needs oneAPI), or with one of these:
   --vulkan     for cards with a Vulkan driver
   --f16        SYCL kernels that calculate in half precision (GGML_SYCL_F16)
 
-Only SYCL and the CPU have kernels for IQ3_A770: with --cuda, --hip and --vulkan the experts in 3 bits stay in the
-machine's memory and are computed on its CPU, everything else on the card.
+All of them have kernels for IQ3_A770. Those for CUDA and Vulkan are new and were tried on one NVIDIA card; with --hip
+nobody has tried them yet.
 
   --arch       cards to build for, in place of this machine's: compute capabilities such as 8.6,8.9 with --cuda, targets
                such as gfx1100 with --hip. Without a card --cuda builds for all common ones, which takes long
