@@ -1,6 +1,7 @@
 """Write a GGUF with the tensor shapes of Nex-N2-mini, few layers, random weights and nano's vocabulary.
 
-usage: shape_model.py --template NANO.gguf --layers 4 --experts IQ3_A770 [--rest Q6_K] [--nested] --out MODEL.gguf
+usage: shape_model.py --template NANO.gguf --layers 4 --experts IQ3_A770 [--rest Q6_K] [--nested] [--whole-vocabulary]
+                      --out MODEL.gguf
 
 It answers nothing: it is there to be traced and timed.
 """
@@ -33,6 +34,7 @@ from prune_dual import (
 )
 
 LAYERS, VOCABULARY = 40, 248_320
+VOCABULARY_KEY = "qwen35moe.vocab_size"
 D_MODEL, D_FF, EXPERTS, EXPERTS_USED = 2048, 512, 256, 8
 HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM = 16, 2, 256, 64
 STATE, INNER, GROUPS, CONV = 128, 4096, 16, 4
@@ -125,12 +127,18 @@ def random_blocks(kind: int, nbytes: int, rng: np.random.Generator) -> bytes:
     return blocks.tobytes()
 
 
-def metadata(template: Gguf, layers: int, expert_type: int) -> list[Kv]:
-    """Return the template's keys with the sizes of the large model, without those of types of ours."""
+def metadata(template: Gguf, layers: int, expert_type: int, whole_vocabulary: bool) -> list[Kv]:
+    """Return the template's keys with the sizes of the large model, without those of types of ours.
+
+    A whole vocabulary is as many tokens without a text.
+    """
     ours = {f"qwen35moe.{name}": value for name, value in SIZES.items()} | {"qwen35moe.block_count": layers}
     ours["general.file_type"] = FILE_TYPES.get(expert_type, 0)
     kept = [entry for name, entry in template.kv.items() if name not in ours and name not in TYPE_KEYS]
     made = [encode_kv(name, "u32", value) for name, value in ours.items()]
+    if whole_vocabulary:
+        kept = [entry for entry in kept if not entry.name.startswith("tokenizer.")]
+        made += [encode_kv("tokenizer.ggml.model", "str", "none"), encode_kv(VOCABULARY_KEY, "u32", VOCABULARY)]
     made += [encode_kv("qwen35moe.rope.dimension_sections", "[i32]", [11, 11, 10, 0])]
     # without a list of the recurrent layers the engine goes by full_attention_interval
     replaced = ("qwen35moe.rope.dimension_sections", "qwen35moe.attention.recurrent_layers")
@@ -148,7 +156,13 @@ def nest(shapes: dict[str, tuple[int, ...]], kinds: dict[str, int]) -> list[str]
 
 
 def write_shape_model(
-    template: Path, layers: int, expert_type: int, out: Path, rest_type: int = Q6_K, nested: bool = False
+    template: Path,
+    layers: int,
+    expert_type: int,
+    out: Path,
+    rest_type: int = Q6_K,
+    nested: bool = False,
+    whole_vocabulary: bool = False,
 ) -> None:
     """Write the model; tensors of one type share their random bytes.
 
@@ -164,6 +178,8 @@ def write_shape_model(
         raise UserError("a nested model has experts of IQ4_A770")
     nano = Gguf.read(template)
     (vocabulary,) = (tensor.shape[1] for tensor in nano.tensors if tensor.name == "token_embd.weight")
+    if whole_vocabulary:
+        vocabulary = VOCABULARY
     shapes = {"token_embd.weight": (D_MODEL, vocabulary), "output.weight": (D_MODEL, vocabulary)}
     shapes["output_norm.weight"] = (D_MODEL,)
     for layer in range(layers):
@@ -183,7 +199,7 @@ def write_shape_model(
             Tensor(name, shape, kinds[name], Span(Path(folder, str(kinds[name])), 0, sizes[name]))
             for name, shape in shapes.items()
         ]
-        kv = metadata(nano, layers, IQ3_A770 if nested else expert_type) + type_kv(kinds.values())
+        kv = metadata(nano, layers, IQ3_A770 if nested else expert_type, whole_vocabulary) + type_kv(kinds.values())
         kv += variant_kv(NESTED, 2, default=1, budget_mb=0, order=groups, tie=None) if nested else []
         write_gguf(out, kv, tensors, force=True)
 
@@ -196,11 +212,13 @@ def main() -> None:
     parser.add_argument("--experts", choices=TYPES, default="IQ3_A770")
     parser.add_argument("--rest", choices=TYPES, default="Q6_K")
     parser.add_argument("--nested", action="store_true", help="experts of IQ4_A770 as base and plane")
+    parser.add_argument("--whole-vocabulary", action="store_true", help="248,320 tokens without a text")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     experts, rest = TYPES[arguments.experts], TYPES[arguments.rest]
+    kind = {"rest_type": rest, "nested": arguments.nested, "whole_vocabulary": arguments.whole_vocabulary}
     try:
-        write_shape_model(arguments.template, arguments.layers, experts, arguments.out, rest, arguments.nested)
+        write_shape_model(arguments.template, arguments.layers, experts, arguments.out, **kind)
     except UserError as error:
         raise SystemExit(f"shape_model: {error}") from None
 
