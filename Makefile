@@ -105,7 +105,7 @@ $(SYCL_VENV)/.ready: $(addprefix toolchain/sycl/,$(SYCL_PARTS)) | host clang
 # as in `make test`: what takes long shows its progress, then the tests look at what it made
 test-sycl: $(VENV)/.dev setup-sycl
 	$(SNAKEMAKE) test_sycl
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m sycl tests/sycl
+	$(BIN)/pytest -m sycl tests/sycl
 
 test-slurm: $(VENV)/.dev nano
 	$(BIN)/pytest -m slurm tests/slurm
