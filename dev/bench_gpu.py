@@ -17,12 +17,11 @@ import logging
 import os
 import statistics
 import subprocess
-import sys
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from markdown_table import markdown
+from measure_speed import parse_entries
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from phase_twin.side_by_side import STOCK, spread, turn
@@ -39,8 +38,8 @@ TESTS = (f"pp{N_PROMPT}", f"tg{N_GEN}")
 Samples = dict[str, dict[str, list[float]]]
 
 
-def run_bench(program: Path, device: str, model: Path, settings: dict[str, str]) -> list[dict[str, Any]]:
-    """Return what llama-bench says of a model: one entry for the prompt, one for the tokens.
+def run_bench(program: Path, device: str, model: Path, settings: dict[str, str]) -> str:
+    """Return what llama-bench says of a model.
 
     Raises
     ------
@@ -55,17 +54,7 @@ def run_bench(program: Path, device: str, model: Path, settings: dict[str, str])
         raise UserError(f"cannot start {program}: {error.strerror}") from error
     if done.returncode:
         raise UserError(f"{program} failed (exit code {done.returncode}): {(done.stdout + done.stderr)[-500:]}")
-    return parse_entries(done.stdout)
-
-
-def parse_entries(output: str) -> list[dict[str, Any]]:
-    """Read llama-bench's lines of JSON among its messages."""
-    return [json.loads(line) for line in output.splitlines() if line.startswith('{"')]
-
-
-def test_of(entry: dict[str, Any]) -> str:
-    """The test's name, as in TESTS."""
-    return f"pp{entry['n_prompt']}" if entry["n_prompt"] else f"tg{entry['n_gen']}"
+    return done.stdout
 
 
 def table(samples: Samples) -> str:
@@ -106,8 +95,9 @@ def measure(arguments: argparse.Namespace) -> Samples:
             try:
                 if not model.exists():
                     write_shape_model(arguments.template, LAYERS, TYPES[kind], model, whole_vocabulary=True)
-                for entry in run_bench(arguments.bin / "llama-bench", arguments.device, model, settings):
-                    samples[kind].setdefault(test_of(entry), []).extend(entry["samples_ts"])
+                output = run_bench(arguments.bin / "llama-bench", arguments.device, model, settings)
+                for test, entry in parse_entries(output):
+                    samples[kind].setdefault(test, []).extend(entry["samples_ts"])
             finally:
                 if not arguments.keep:
                     model.unlink(missing_ok=True)
@@ -139,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,7 +3,7 @@
 import json
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,16 @@ def bench_command(
     return command + (override("default", case["variant"]) if case["variant"] is not None else [])
 
 
-def parse_samples(output: str) -> list[dict[str, Any]]:
-    """Read llama-bench's lines of JSON among its messages: per test its name (pp512, tg128), depth, t/s and device."""
-    samples = []
+def parse_entries(output: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read llama-bench's lines of JSON among its messages: the test's name (pp512, tg128) and what is said of it."""
     for entry in (json.loads(line) for line in output.splitlines() if line.startswith('{"')):
-        test = f"pp{entry['n_prompt']}" if entry["n_prompt"] else f"tg{entry['n_gen']}"
+        yield f"pp{entry['n_prompt']}" if entry["n_prompt"] else f"tg{entry['n_gen']}", entry
+
+
+def parse_samples(output: str) -> list[dict[str, Any]]:
+    """Return test, depth, t/s and device of each of llama-bench's lines."""
+    samples = []
+    for test, entry in parse_entries(output):
         device = entry["gpu_info"] or entry["cpu_info"]
         sample = {"test": test, "depth": entry["n_depth"], "t_s": entry["avg_ts"], "threads": entry["n_threads"]}
         samples.append(sample | {"device": device, "backend": entry["backends"], "is_card": bool(entry["gpu_info"])})

@@ -5,9 +5,9 @@
 // but takes any translation unit, and finds the lambda kernels in its host functions too.
 //
 // HEADER is included first: the front end takes no -include. What it makes of HEADER is kept in PRECOMPILED for the next
-// file with the same options. Written are FOLDER/kernel-N.spv, a SPIR-V module for each
-// kernel, in no particular order, FOLDER/integration.h, which tells the host half the names and arguments of the
-// kernels, and FOLDER/device.d, a dependency file. The exit status is 0, 1 if the source does not compile, 2 for anything else.
+// file with the same options. Written are FOLDER/kernel-N.spv, a SPIR-V module for each kernel, in no particular order,
+// FOLDER/integration.h, which tells the host half the names and arguments of the kernels, and FOLDER/device.d, a
+// dependency file. The exit status is 0, 1 if the source does not compile, 2 for anything else.
 
 #include <fcntl.h>
 #include <sycl/sycl.hpp>
@@ -73,9 +73,7 @@ int main(int argc, char ** argv) {
     options.push_back("-fno-sycl-dead-args-optimization");
     options.push_back("-Xclang");
     options.push_back("-fsycl-int-header=" + here + "/integration.h");
-    for (const std::string & option : { std::string("-MD"), std::string("-MF"), here + "/device.d" }) {
-        options.push_back(option);
-    }
+    options.insert(options.end(), { "-MD", "-MF", here + "/device.d" });
 
     const std::string precompile = std::string("--persistent-auto-pch=") + argv[3];
 
