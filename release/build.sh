@@ -368,7 +368,6 @@ for program in "${programs[@]}"; do
 done
 printf '%s\n' "$wanted" >"$out/built"
 printf '\nBuilt: %s\nStart the model with run-nx2.sh.\n' "$out/bin"
-case $backend in
-    sycl | cpu) ;;
-    *) printf 'Experts in 3 bits are computed on the CPU: --%s has no kernels for them. See BUILD.md.\n' "$backend" ;;
-esac
+if [[ $backend == hip ]]; then
+    printf 'Nobody has tried the kernels for experts in 3 bits with --hip yet. See BUILD.md.\n'
+fi
