@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from filelock import FileLock
 
 from small_run import CORES, LEGACY_ENV, NANO_CONFIG, ROOT, Run, run_in_an_odd_place
 
@@ -88,9 +89,18 @@ def validate_crate(root: Path) -> Callable[[Path], dict[str, list[dict[str, str]
 
 
 @pytest.fixture(scope="session")
-def undisturbed(engine_bin, tmp_path_factory) -> Path:
-    """A project after a whole run with the settings of `small_run`, in odd surroundings."""
-    return run_in_an_odd_place(tmp_path_factory.mktemp("odd"))
+def undisturbed(engine_bin, tmp_path_factory, worker_id) -> Path:
+    """A project after a whole run with the settings of `small_run`, in odd surroundings; to be copied, not changed."""
+    if worker_id == "master":
+        return run_in_an_odd_place(tmp_path_factory.mktemp("odd"))
+    # workers, whose folders stand beside each other, share one
+    shared = tmp_path_factory.getbasetemp().parent
+    told = shared / "undisturbed.txt"
+    with FileLock(told.with_suffix(".lock")):
+        if not told.exists():
+            (shared / "odd").mkdir()
+            told.write_text(str(run_in_an_odd_place(shared / "odd")), encoding="utf-8")
+        return Path(told.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

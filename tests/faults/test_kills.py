@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from small_run import KILLS, MODELS, RESULTS, RUN, leftovers, made_models, new_project
+from small_run import KILLS, MODELS, MORE_KILLS, RESULTS, RUN, leftovers, made_models, new_project
 
 SEED = 7
 
@@ -66,12 +66,13 @@ def test_a_whole_run_in_odd_surroundings(undisturbed):
     assert leftovers(undisturbed) == []
 
 
-def test_fifty_kills_change_nothing(undisturbed, tmp_path):
+def test_kills_change_nothing(undisturbed, tmp_path):
     """The same files as without any, and nothing half done beside them."""
+    kills = int(os.environ.get(MORE_KILLS, KILLS))
     project, chance = new_project(tmp_path / "project"), random.Random(SEED)
     hits: Counter[str] = Counter()
     for number in itertools.count():
-        if hits.total() == KILLS:
+        if hits.total() >= kills:
             break
         run = Run(project)
         # one in five may be hit while it starts
@@ -87,6 +88,6 @@ def test_fifty_kills_change_nothing(undisturbed, tmp_path):
         assert "cannot be locked" not in run.log.read_text()
     run = Run(project)
     assert run.process.wait(240) == 0, run.log.read_text()[-3000:]
-    assert len(hits) >= 6, hits
+    assert len(hits) >= 5, hits
     assert made_models(project) == made_models(undisturbed)
     assert leftovers(project) == []

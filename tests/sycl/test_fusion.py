@@ -1,5 +1,6 @@
 """Fused operations of one token on the SYCL backend: the same text and logits as without them, in fewer launches."""
 
+import functools
 import os
 import re
 import subprocess
@@ -82,27 +83,35 @@ def test_the_same_text(complete, phase):
     assert not fusions(alone.stderr)
 
 
-def test_each_fusion_runs_and_can_be_switched_off(complete):
-    def per_token(env: dict[str, str]) -> dict[str, int]:
-        few, more = (fusions(complete(tokens, env, "-c", "64").stderr) for tokens in (3, 4))
-        return {name: more[name] - few.get(name, 0) for name in more}
+@pytest.fixture(scope="module")
+def of_a_token(complete):
+    """Launches of one token and how often each fusion ran for it, with the named fusions off."""
 
-    assert {name: calls for name, calls in per_token(LIVE).items() if name in CALLS} == CALLS
+    @functools.cache
+    def run(off: str) -> tuple[int, dict[str, int]]:
+        env = LIVE | {"GGML_FUSION_OFF": off, "SYCL_UR_TRACE": "2"}
+        few, more = (done.stdout + done.stderr for done in (complete(tokens, env, "-c", "64") for tokens in (3, 4)))
+        before = fusions(few)
+        launches = count_calls(more)["kernels"] - count_calls(few)["kernels"]
+        return launches, {name: calls - before.get(name, 0) for name, calls in fusions(more).items()}
+
+    return run
+
+
+def test_each_fusion_runs_and_can_be_switched_off(of_a_token):
+    _, ran = of_a_token("none")
+    assert {name: calls for name, calls in ran.items() if name in CALLS} == CALLS
     for name in CALLS:
-        assert name not in per_token(LIVE | {"GGML_FUSION_OFF": name})
+        assert name not in of_a_token(name)[1]
     # the experts without the shared one
-    apart = per_token(LIVE | {"GGML_FUSION_OFF": "experts-up,experts-down"})
+    _, apart = of_a_token("experts-up,experts-down")
     assert (apart["swiglu"], apart["expert-sum"]) == (8, 8)
 
 
-def test_launches_that_each_fusion_saves(complete):
-    def launches(off: str) -> int:
-        env = LIVE | {"GGML_FUSION_OFF": off, "SYCL_UR_TRACE": "2"}
-        few, more = (complete(tokens, env, "-c", "512") for tokens in (3, 4))
-        return count_calls(more.stdout + more.stderr)["kernels"] - count_calls(few.stdout + few.stderr)["kernels"]
-
-    assert launches("none") == LAUNCHES
-    assert {name: launches(name) - LAUNCHES for name in SAVED} == SAVED
+def test_launches_that_each_fusion_saves(of_a_token):
+    launches, _ = of_a_token("none")
+    assert launches == LAUNCHES
+    assert {name: of_a_token(name)[0] - launches for name in SAVED} == SAVED
 
 
 @pytest.mark.parametrize("phase", [0, 1])

@@ -10,7 +10,7 @@ import pytest
 
 from small_run import KILLS, ROOT
 
-KILL_TEST = "faults/test_kills.py::test_fifty_kills_change_nothing"
+KILL_TEST = "faults/test_kills.py::test_kills_change_nothing"
 ROW = re.compile(r"^\| ([^|]+) \| (\d+) \| (\d+) \| (\d+) \| (.+) \|$", re.MULTILINE)
 
 
