@@ -27,6 +27,7 @@ TESTS = (
     "test-iq3-a770-feedback",
     "test-iq3-a770-mul",
     "test-iq3-a770-graph",
+    "test-extra-buffers",
     "test-iq4-a770-feedback",
     "test-k-feedback",
     "test-fusion-plan",
