@@ -29,7 +29,7 @@ rule measure_arc:
         test=arc_engine("test-backend-ops"),
         card=arc_engine("llama-perplexity"),
         cpu=engine("llama-perplexity"),
-        facts=rules.build_engine_sycl.output.facts,
+        facts=engine_facts("sycl"),
         twin=arc_twin(),
         verified=[] if CFG.bench.arc.twin else rules.verify_twin.output.report,
         corpus=text_path(CFG.bench.quality.corpus),

@@ -29,6 +29,7 @@ configfile: project("config/config.yaml")
 # as in the scripts: the packages stand in scripts/, also where the workflow runs in another folder
 sys.path.insert(0, str(PROJECT / "scripts"))
 
+from phase_twin.backends import CARDS
 from phase_twin.checkpoint import look_at, read_checkpoint
 from phase_twin.clock import refuse_future
 from phase_twin.config import PHASES, load as load_config, twin_hash
@@ -235,7 +236,7 @@ RECIPES = all_recipes()
 # threads a heavy rule asks for; --cores lowers it
 THREADS = 8
 # what a rule that measures asks for beside them
-CARD = {"gpu": 1} if CFG.engine.backend == "sycl" else {}
+CARD = {"gpu": 1} if CFG.engine.backend in CARDS else {}
 
 
 def size_mb(factor, base=1000):

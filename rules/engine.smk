@@ -1,6 +1,6 @@
 # Requires: config/sources.yaml (the pinned base), patches/series.
-# Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, resources/engine/sycl/bin, the
-# programs that are measured where engine.backend is sycl, and the report of the new type by instruction set.
+# Makes: resources/engine/cpu/bin, the patched llama.cpp programs, the report of their tests, resources/engine/BACKEND/bin,
+# the programs that measure where engine.backend is not cpu, and the report of the new type by instruction set.
 from functools import partial
 
 from build_engine import require_compiler
@@ -10,7 +10,7 @@ from test_instruction_sets import require_machine
 # rule -> raises a UserError where this machine lacks what its job needs
 TOOLS = {}
 TOOLS["build_engine"] = TOOLS["build_stream_read"] = partial(require_compiler, "cpu")
-TOOLS["build_engine_sycl"] = partial(require_compiler, "sycl")
+TOOLS["build_card_engine"] = partial(require_compiler, CFG.engine.backend)
 TOOLS["test_instruction_sets"] = require_machine
 
 
@@ -32,6 +32,11 @@ ENGINE_TREE = resources("engine/source")
 def engine(program, backend="cpu"):
     """Path of one built program; files are made by those for the CPU, whatever is measured."""
     return resources(f"engine/{backend}/bin/{program}")
+
+
+def engine_facts(backend="cpu"):
+    """Path of what is known of a build."""
+    return resources(f"engine/{backend}/engine.json")
 
 
 def measured_engine(program):
@@ -71,7 +76,7 @@ rule build_engine:
         manifest=rules.fetch_engine.output.manifest,
     output:
         programs=[engine(program) for program in (*PROGRAMS, *TESTS, KERNEL_TIMES)],
-        facts=resources("engine/cpu/engine.json"),
+        facts=engine_facts(),
     log:
         main="logs/engine/build.log",
         tool="logs/engine/build-tool.log",
@@ -94,24 +99,26 @@ rule build_engine:
         "../scripts/build_engine.py"
 
 
-use rule build_engine as build_engine_sycl with:
+use rule build_engine as build_card_engine with:
     output:
         programs=[
-            engine(program, "sycl") for program in (*PROGRAMS, "test-backend-ops")
+            engine(program, "{backend}") for program in (*PROGRAMS, "test-backend-ops")
         ],
-        facts=resources("engine/sycl/engine.json"),
+        facts=engine_facts("{backend}"),
     log:
-        main="logs/engine/build-oneapi.log",
-        tool="logs/engine/build-oneapi-tool.log",
+        main="logs/engine/build-card-{backend}.log",
+        tool="logs/engine/build-card-{backend}-tool.log",
     benchmark:
-        "benchmarks/engine/build-oneapi.tsv"
+        "benchmarks/engine/build-card-{backend}.tsv"
+    wildcard_constraints:
+        backend="|".join(CARDS),
     params:
-        backend="sycl",
+        backend="{backend}",
         f16=CFG.engine.sycl_f16,
         tree=ENGINE_TREE,
-        build=resources("engine/build-oneapi"),
+        build=resources("engine/build-card-{backend}"),
     message:
-        "Build the engine for Intel graphics with oneAPI"
+        "Build the engine that measures, for {wildcards.backend}"
 
 
 rule test_engine:

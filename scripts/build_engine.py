@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from phase_twin.backends import BACKENDS
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule, run_tool
@@ -33,22 +34,18 @@ LAYOUT = (
     "-DLLAMA_BUILD_TESTS=ON",
     "-DLLAMA_BUILD_TOOLS=ON",
 )
-BACKENDS = {
-    "cpu": ("-DGGML_NATIVE=ON",),
-    # shared, as users build it: a static ggml-sycl does not hand its link flag for buffers above 4 GiB to the programs
-    "sycl": (
-        "-DGGML_SYCL=ON",
-        "-DCMAKE_CXX_COMPILER=icpx",
-        "-DCMAKE_C_COMPILER=icx",
-        "-DBUILD_SHARED_LIBS=ON",
-        "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
-    ),
-}
 BAR = r"\[(?P<done>\d+)/(?P<total>\d+)\]"
 ONEAPI = (
     "install Intel's oneAPI Base Toolkit (or intel-oneapi-compiler-dpcpp-cpp and intel-oneapi-mkl-devel) and run "
     "`source /opt/intel/oneapi/setvars.sh` in this shell: the programs need it when they run, too"
 )
+# what shaders gain from a newer glslc: extension -> what for. Debian 12's knows none of these, Debian 13's all
+SHADER_EXTENSIONS = {
+    "GL_KHR_cooperative_matrix": "matrix units",
+    "GL_NV_cooperative_matrix2": "matrix units of NVIDIA",
+    "GL_EXT_integer_dot_product": "integer dot products",
+}
+VULKAN_HEADERS = {"vulkan/vulkan.hpp": "libvulkan-dev", "spirv/unified1/spirv.hpp": "spirv-headers"}
 
 
 def require_oneapi() -> None:
@@ -60,21 +57,69 @@ def require_oneapi() -> None:
         raise UserError(f"engine.backend is sycl, but {', '.join(missing)}; {ONEAPI}")
 
 
+def require_cxx() -> None:
+    """Raise a UserError if there are no C and C++ compilers of the machine's own."""
+    for variable, program, package in (("CXX", "c++", "g++"), ("CC", "cc", "gcc")):
+        # cmake takes these first
+        if not (named := shlex.split(os.environ.get(variable, ""))):
+            require_program(program, package)
+        elif shutil.which(named[0]) is None:
+            raise UserError(f"{variable} is {named[0]}, which is not on the PATH; unset {variable}, or install it")
+
+
+def require_nvcc() -> None:
+    """Raise a UserError if there is no compiler for CUDA."""
+    require_cxx()
+    # as cmake looks for it
+    folders = f"{os.environ.get('PATH', os.defpath)}:{os.environ.get('CUDA_PATH', '/usr/local/cuda')}/bin"
+    if shutil.which(os.environ.get("CUDACXX") or "nvcc", path=folders) is None:
+        raise UserError(
+            "engine.backend is cuda, but there is no nvcc; install NVIDIA's CUDA toolkit (or the package "
+            "nvidia-cuda-toolkit), or name it: export CUDACXX=/usr/local/cuda/bin/nvcc"
+        )
+
+
+def require_glslc() -> None:
+    """Raise a UserError if the compiler of shaders, or a header, is missing."""
+    require_cxx()
+    missing = [] if shutil.which("glslc") else ["glslc is not on the PATH (package glslc)"]
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    if sdk := os.environ.get("VULKAN_SDK"):
+        compiler += ["-I", f"{sdk}/include"]
+    for header, package in VULKAN_HEADERS.items():
+        command = [*compiler, "-std=c++17", "-E", "-x", "c++", "-"]
+        if subprocess.run(command, input=f"#include <{header}>\n", capture_output=True, text=True).returncode != 0:
+            missing.append(f"there is no {header} (package {package})")
+    if missing:
+        raise UserError(f"engine.backend is vulkan, but {', '.join(missing)}; the packages are those of Debian, Ubuntu")
+
+
+def shader_compiler() -> str:
+    """Return the version of glslc, and what shaders cannot use of cards for want of a newer one."""
+    version = subprocess.run(["glslc", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    lacking = []
+    for extension, use in SHADER_EXTENSIONS.items():
+        shader = f"#version 460\n#extension {extension} : require\nvoid main() {{}}\n"
+        command = ["glslc", "-fshader-stage=compute", "--target-env=vulkan1.3", "-o", os.devnull, "-"]
+        if subprocess.run(command, input=shader, capture_output=True, text=True).returncode != 0:
+            lacking.append(use)
+    return f"{version}, without {', '.join(lacking)}" if lacking else version
+
+
+def require_program(program: str, package: str) -> None:
+    """Raise a UserError if a program is not there."""
+    if shutil.which(program) is None:
+        raise UserError(f"{program} is not on the PATH; install it (Debian, Ubuntu: apt install {package})")
+
+
+COMPILERS = {"cpu": require_cxx, "sycl": require_oneapi, "cuda": require_nvcc, "vulkan": require_glslc}
+
+
 def require_compiler(backend: str) -> None:
     """Raise a UserError if something is missing here that a build needs, with what to install."""
-    tools = [("cmake", "cmake"), ("ninja", "ninja-build")]
-    if backend == "sycl":
-        require_oneapi()
-    else:
-        for variable, program, package in (("CXX", "c++", "g++"), ("CC", "cc", "gcc")):
-            # cmake takes these first
-            if not (named := shlex.split(os.environ.get(variable, ""))):
-                tools.append((program, package))
-            elif shutil.which(named[0]) is None:
-                raise UserError(f"{variable} is {named[0]}, which is not on the PATH; unset {variable}, or install it")
-    for program, package in tools:
-        if shutil.which(program) is None:
-            raise UserError(f"{program} is not on the PATH; install it (Debian, Ubuntu: apt install {package})")
+    COMPILERS[backend]()
+    require_program("cmake", "cmake")
+    require_program("ninja", "ninja-build")
 
 
 def compiler_of(build: Path) -> str:
@@ -93,15 +138,26 @@ def version_flags(manifest: dict[str, Any]) -> list[str]:
     return [f"-DLLAMA_BUILD_NUMBER={number}", f"-DLLAMA_BUILD_COMMIT={commit}"]
 
 
+def has_nvidia_card() -> bool:
+    """Whether the driver lists a card of NVIDIA here."""
+    return (
+        bool(shutil.which("nvidia-smi")) and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    )
+
+
 def configure_flags(backend: str, manifest: dict[str, Any], f16: bool = False) -> list[str]:
     """Return the cmake -D flags for a backend."""
     # the last value given to cmake holds
-    flags = [*LAYOUT, *OFFLINE, *BACKENDS[backend], *version_flags(manifest)]
+    flags = [*LAYOUT, *OFFLINE, *BACKENDS[backend].flags, *version_flags(manifest)]
     if backend == "sycl":
         # said either way, for cmake remembers the value of an earlier build
         flags += [f"-DGGML_SYCL_F16={'ON' if f16 else 'OFF'}"]
+    if backend == "cuda":
+        # for this machine's cards; without one, for all that are common, as the node that measures has another
+        flags += [f"-DGGML_NATIVE={'ON' if has_nvidia_card() else 'OFF'}"]
     if shutil.which("ccache"):
         flags += ["-DCMAKE_C_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"]
+        flags += ["-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache"] if backend == "cuda" else []
     return flags
 
 
@@ -144,6 +200,9 @@ def main(snakemake: Any) -> None:
     if "-DBUILD_SHARED_LIBS=ON" in flags:
         copy_libraries(build / "bin", programs[0].parent)
     facts = {**manifest, "backend": backend, "compiler": compiler_of(build), "flags": flags}
+    if backend == "vulkan":
+        facts["shader_compiler"] = shader_compiler()
+        log.info("shaders by %s", facts["shader_compiler"])
     write_text(snakemake.output.facts, json.dumps(facts, indent=2) + "\n")
     log.info("built %d programs in %s", len(programs), Path(snakemake.output.facts).parent)
 

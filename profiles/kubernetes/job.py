@@ -6,7 +6,7 @@ usage: job.py submit --cpu N --memory-mb N --minutes N --gpu N --exclusive 0|1 S
 
 PHASE_TWIN_IMAGE   image with the Python that made .venv, and a compiler for the engine
 PHASE_TWIN_CLAIM   PersistentVolumeClaim (ReadWriteMany) that holds the project's folder, mounted at the same path
-PHASE_TWIN_GPU     where engine.backend is sycl: what the device plugin calls a card, for example gpu.intel.com/xe
+PHASE_TWIN_GPU     where engine.backend is not cpu: what the device plugin calls a card, for example gpu.intel.com/xe
 """
 
 import argparse

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from prune_dual import NESTED, SIBLINGS
 
+from .backends import BACKENDS
 from .engine import N_BATCH
 from .errors import UserError
 from .licenses import spdx_spelling
@@ -65,7 +66,7 @@ class Engine(Strict):
     source: Literal["auto", "git", "sdist"] = Field(
         description="auto: git first, the sdist where git cannot be reached"
     )
-    backend: Literal["cpu", "sycl"] = Field(
+    backend: Literal[*BACKENDS] = Field(
         description="what measures; models are always converted and quantized by the build for the CPU"
     )
     sycl_f16: bool = Field(default=False, description="let SYCL kernels calculate in half precision: GGML_SYCL_F16")

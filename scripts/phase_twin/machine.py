@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 # settings that change what the card does; of the rest of the environment nothing is written
-SETTINGS = re.compile(r"(GGML_SYCL|SYCL|UR|ZE|ZES|ZEX|NEO|ONEAPI_DEVICE)_\w+")
+SETTINGS = re.compile(
+    r"(GGML_(SYCL|CUDA|VK|FUSION)|SYCL|UR|ZE|ZES|ZEX|NEO|ONEAPI_DEVICE)_\w+|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)"
+)
 
 
 def cards(sysfs: Path = Path("/sys/class/drm")) -> list[dict[str, str]]:

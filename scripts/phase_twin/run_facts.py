@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .backends import BACKENDS, CARDS
 from .engine import ENVIRONMENT
 from .errors import UserError
 from .rule import run_tool
@@ -58,10 +59,10 @@ def require_card(backend: str, device: str, is_card: bool) -> None:
     UserError
         with what to do.
     """
-    if backend != "cpu" and not is_card:
+    if backend in CARDS and not is_card:
         raise UserError(
             f"engine.backend is {backend}, but the engine measured on {device}: look for the card in "
-            "`llama-bench --list-devices` (oneAPI's setvars.sh must be sourced), or set engine.backend: cpu"
+            f"`llama-bench --list-devices` ({BACKENDS[backend].needs}), or set engine.backend: cpu"
         )
 
 

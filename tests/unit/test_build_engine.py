@@ -1,4 +1,4 @@
-"""Building for SYCL, with fake programs in place of oneAPI, cmake and ninja."""
+"""Building for a card, with fake programs in place of compilers, cmake and ninja."""
 
 import json
 import os
@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from build_engine import ONEAPI, compiler_of, configure_flags, main, require_compiler
+from build_engine import ONEAPI, compiler_of, configure_flags, main, require_compiler, shader_compiler
+from phase_twin.backends import BACKENDS, CARDS
 from phase_twin.errors import UserError
 
 MANIFEST = {"tag": "b9550", "commit": "f0156d1401500512", "patch_sha256": "abcdef0123456789"}
@@ -36,7 +37,8 @@ def fakes(tmp_path, monkeypatch):
         (folder / name).symlink_to(shutil.which(name))
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    for name in ("MKLROOT", "MKL_DIR", "CC", "CXX"):
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "cuda"))
+    for name in ("MKLROOT", "MKL_DIR", "CC", "CXX", "CUDACXX", "VULKAN_SDK"):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -141,6 +143,78 @@ def test_without_mkl(oneapi, monkeypatch):
     monkeypatch.delenv("MKLROOT")
     with pytest.raises(UserError, match=r"engine\.backend is sycl, but neither MKLROOT nor MKL_DIR is set; install"):
         require_compiler("sycl")
+
+
+def host_compiler(fakes: Path, *headers: str) -> None:
+    """Programs that every build needs, with a compiler that knows some headers."""
+    for name in ("cc", "cmake", "ninja"):
+        program(fakes, name)
+    known = "|".join((*headers, "nothing"))
+    program(fakes, "c++", f'read -r line; [[ $line =~ ^"#include <"({known})">"$ ]]')
+
+
+def test_every_backend_has_its_check(fakes):
+    for backend in CARDS:
+        with pytest.raises(UserError) as caught:
+            require_compiler(backend)
+        assert len(str(caught.value).splitlines()) == 1
+    assert set(CARDS) == BACKENDS.keys() - {"cpu"}
+
+
+def test_cuda_needs_nvcc(fakes, tmp_path, monkeypatch):
+    host_compiler(fakes)
+    with pytest.raises(
+        UserError, match=r"engine\.backend is cuda, but there is no nvcc; install NVIDIA's CUDA toolkit"
+    ):
+        require_compiler("cuda")
+    monkeypatch.setenv("CUDACXX", str(tmp_path / "my-nvcc"))
+    program(tmp_path, "my-nvcc")
+    require_compiler("cuda")
+    monkeypatch.delenv("CUDACXX")
+    (tmp_path / "cuda/bin").mkdir(parents=True)
+    program(tmp_path / "cuda/bin", "nvcc")
+    require_compiler("cuda")
+
+
+@pytest.mark.parametrize(("listing", "native"), [("exit 0", "ON"), ("exit 9", "OFF")])
+def test_cuda_is_built_for_the_card_that_is_there(fakes, listing, native):
+    assert configure_flags("cuda", MANIFEST)[-1] == "-DGGML_NATIVE=OFF"
+    program(fakes, "nvidia-smi", listing)
+    program(fakes, "ccache")
+    flags = configure_flags("cuda", MANIFEST)
+    assert {f"-DGGML_NATIVE={native}", "-DGGML_CUDA=ON", "-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache"} <= {*flags}
+    assert "CUDA" not in " ".join(configure_flags("vulkan", MANIFEST))
+
+
+def test_vulkan_needs_glslc_and_headers(fakes):
+    host_compiler(fakes, "vulkan/vulkan.hpp")
+    with pytest.raises(UserError) as caught:
+        require_compiler("vulkan")
+    assert str(caught.value) == (
+        "engine.backend is vulkan, but glslc is not on the PATH (package glslc), there is no spirv/unified1/spirv.hpp "
+        "(package spirv-headers); the packages are those of Debian, Ubuntu"
+    )
+    program(fakes, "glslc")
+    host_compiler(fakes, "vulkan/vulkan.hpp", "spirv/unified1/spirv.hpp")
+    require_compiler("vulkan")
+
+
+@pytest.mark.parametrize(
+    ("extensions", "lacking"),
+    [
+        ("nothing", ", without matrix units, matrix units of NVIDIA, integer dot products"),
+        ("GL_KHR_cooperative_matrix|GL_EXT_integer_dot_product", ", without matrix units of NVIDIA"),
+        ("GL_.*", ""),
+    ],
+)
+def test_the_shader_compiler_tells_what_it_lacks(fakes, extensions, lacking):
+    program(
+        fakes,
+        "glslc",
+        f"""[[ $1 != --version ]] || {{ printf 'shaderc 2023.2-1\nspirv-tools 2022.4\n'; exit; }}
+read -r version; read -r shader; [[ $shader =~ ^"#extension "({extensions})" : require"$ ]]""",
+    )
+    assert shader_compiler() == f"shaderc 2023.2-1{lacking}"
 
 
 def test_the_cpu_needs_no_oneapi(fakes):

@@ -106,7 +106,7 @@ def raised(which):
         ({"bench": {"quality": {"chunks": "many"}}}, ["bench.quality.chunks", "'many'", "integer"]),
         ({"bench": {"quality": {"reference": "Q8_0"}}}, ["bench.quality.reference", "'Q8_0'", "'BF16' or 'Q6_K'"]),
         ({"bench": {"quality": {"parts": 26}}}, ["bench.quality", "26 parts need `chunks`, 4 for each at least"]),
-        ({"engine": {"backend": "cuda"}}, ["engine.backend", "'cuda'", "'cpu' or 'sycl'"]),
+        ({"engine": {"backend": "hip"}}, ["engine.backend", "'hip'", "'cpu', 'sycl', 'cuda' or 'vulkan'"]),
         ({"engine": {"sycl_f16": "half"}}, ["engine.sycl_f16", "'half'"]),
         ({"bench": {"arc": {"twin": "twin.gguf"}}}, ["bench.arc.twin", "'twin.gguf'"]),
         ({"bench": {"speed": {"depths": []}}}, ["bench.speed.depths"]),

@@ -38,6 +38,8 @@ def test_figures_of_the_cpu_are_none_of_a_card():
     require_card("sycl", ARC, True)
     with pytest.raises(UserError, match=r"engine\.backend is sycl, but the engine measured on AMD EPYC: look for the"):
         require_card("sycl", "AMD EPYC", False)
+    with pytest.raises(UserError, match=r"\(vulkaninfo --summary must list it; GGML_VK_VISIBLE_DEVICES=0 takes one"):
+        require_card("vulkan", "AMD EPYC", False)
 
 
 def fake(tmp_path, printed: str, code: int = 0) -> str:

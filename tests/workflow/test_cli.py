@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from phase_twin.backends import CARDS
 from small_run import NANO_CONFIG
 
 SYCL = 'engine={"backend":"sycl"}'
@@ -65,12 +66,14 @@ def test_kinds_are_compared_where_the_twin_is_nested_or_may_be(snakemake, tmp_pa
     assert int(planned["measure_quality"]) == 8 + measured
 
 
-def test_only_what_measures_is_built_for_sycl(snakemake):
+@pytest.mark.parametrize("backend", CARDS)
+def test_only_what_measures_is_built_for_a_card(snakemake, backend):
+    setting = f'engine={{"backend":"{backend}"}}'
     variant = "resources/models/nex-n2-nano/Nex-N2-nano-variant1.gguf"
-    for target, built in ((variant, {"build_engine"}), ("bench", {"build_engine", "build_engine_sycl"})):
-        done = snakemake("-n", "--forceall", "--configfile", NANO_CONFIG, "--config", SYCL, "--", target)
+    for target, built in ((variant, {"build_engine"}), ("bench", {"build_engine", "build_card_engine"})):
+        done = snakemake("-n", "--forceall", "--configfile", NANO_CONFIG, "--config", setting, "--", target)
         assert done.returncode == 0, done.stdout
-        assert set(re.findall(r"^(build_engine\w*) +\d+$", done.stdout, re.MULTILINE)) == built
+        assert set(re.findall(r"^(build_(?:card_)?engine) +\d+$", done.stdout, re.MULTILINE)) == built
 
 
 def test_a_card_is_measured_only_with_its_backend(snakemake):
@@ -82,7 +85,7 @@ def test_a_card_is_measured_only_with_its_backend(snakemake):
     done = snakemake("-n", "--forceall", "--configfile", NANO_CONFIG, "--config", *overrides, "--", "bench_arc")
     assert done.returncode == 0, done.stdout
     planned = set(re.findall(r"^(\w+) +\d+$", done.stdout, re.MULTILINE))
-    assert {"build_engine", "build_engine_sycl", "measure_arc"} <= planned
+    assert {"build_engine", "build_card_engine", "measure_arc"} <= planned
     assert "quantize_recipe" not in planned
 
 
