@@ -1,5 +1,5 @@
 # Two commands: `make nano` runs the whole pipeline on the small model, `make test` passes the tests.
-# Both set up .venv first, resume after an interruption, and do nothing twice; so do `make test-sycl` and `test-slurm`.
+# Both set up .venv first, resume after an interruption, and do nothing twice; so do `make test-sycl`, `test-vulkan` and `test-slurm`.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -17,13 +17,14 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 # cmake and ninja come from the Python environment
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup nano screenshots test setup-validator setup-sycl test-sycl test-slurm lint lock clean
+.PHONY: help setup nano screenshots test setup-validator setup-sycl test-sycl test-vulkan test-slurm lint lock clean
 
 help:
 	@echo "make nano         set up and run everything on the small model, into results/nex-n2-nano"
 	@echo "make screenshots  what the small model's report and model card look like (needs Chromium)"
 	@echo "make test         set up and run all tests"
 	@echo "make test-sycl    build the engine's SYCL backend and test it on the CPU (needs clang-22)"
+	@echo "make test-vulkan  build the engine's Vulkan backend and test it on the CPU (needs glslc and Mesa's lavapipe)"
 	@echo "make test-slurm   run the small model on a Slurm cluster of this machine (needs root and Slurm)"
 	@echo "make setup        only the Python environment, in $(VENV)"
 	@echo "make lint         formatting and static checks"
@@ -106,6 +107,10 @@ $(SYCL_VENV)/.ready: $(addprefix toolchain/sycl/,$(SYCL_PARTS)) | host clang
 test-sycl: $(VENV)/.dev setup-sycl
 	$(SNAKEMAKE) test_sycl
 	$(BIN)/pytest -m sycl tests/sycl
+
+test-vulkan: $(VENV)/.dev nano
+	$(SNAKEMAKE) test_vulkan
+	$(BIN)/pytest -m vulkan tests/vulkan
 
 test-slurm: $(VENV)/.dev nano
 	$(BIN)/pytest -m slurm tests/slurm

@@ -12,6 +12,7 @@ localrules:
 include: "rules/common.smk"
 include: "rules/engine.smk"
 include: "rules/sycl.smk"
+include: "rules/vulkan.smk"
 include: "rules/retrieve.smk"
 include: "rules/convert.smk"
 include: "rules/imatrix.smk"

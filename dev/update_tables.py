@@ -2,7 +2,7 @@
 
 usage: dev/run update_tables [--measured]   (from the project's folder, after `make nano` and the studies)
 
---measured writes only what was made by a run of its own: bench_cpu, mutate_sycl, trace_sycl, study_ranking, and a
+--measured writes only what was made by a run of its own: bench_cpu, mutate, trace_sycl, study_ranking, and a
 nested twin beside the siblings (docs/ranking.md has the command); and the rows of community/.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from compare_curves import curve_tables, draw, read_curve
 from markdown_table import markdown
-from mutate_sycl import REPORT as MUTANTS
+from mutate import report_of
 from phase_twin.active_weights import of_one_token
 from phase_twin.community import Row, read_rows, row_files, table_lines
 from phase_twin.files import write_text
@@ -173,7 +173,7 @@ def phases_table(folder: Path, head: str, base: str, names: dict[str, str]) -> s
 
 
 def mutants_table(rows: list[dict[str, Any]]) -> str:
-    """Return rows of sycl-mutants.json as a table."""
+    """Return rows of a backend's report on faults as a table."""
     tests = list(max((row["caught_by"] for row in rows), key=len))
     cells = []
     for row in rows:
@@ -331,7 +331,8 @@ def write_measured() -> None:
     replace(Path("docs/speed.md"), "community", community_table(read_rows(row_files(Path()))))
     for page, mark, path, table in (
         *(("docs/iq3_a770.md", f"cpu {form}", CPU / f"{form}.json", cpu_table) for form in ("pure", "mixed")),
-        ("docs/sycl.md", "mutants", MUTANTS, mutants_table),
+        ("docs/sycl.md", "mutants", report_of("sycl"), mutants_table),
+        ("docs/gpu.md", "mutants", report_of("vulkan"), mutants_table),
         ("docs/sycl.md", "cost", COST, cost_table),
         ("docs/ranking.md", "orders", RESULTS / "study/ranking.json", ranking_table),
         ("docs/ranking.md", "selection", RESULTS / "study/ranking.json", selection_table),

@@ -222,6 +222,19 @@ check_hip() {
         missing+=("an AMD card: no GPU was found to build for; name its target, such as --arch gfx1100 for an RX 7900")
 }
 
+# What shaders cannot use of cards for want of a newer glslc.
+tell_glslc() {
+    local version lacks='' known
+    read -r version < <(glslc --version 2>/dev/null) || version=
+    for known in 'GL_KHR_cooperative_matrix matrix units' 'GL_EXT_integer_dot_product integer dot products'; do
+        printf '#version 460\n#extension %s : require\nvoid main() {}\n' "${known%% *}" |
+            glslc -fshader-stage=compute --target-env=vulkan1.3 -o - - >/dev/null 2>&1 || lacks+=${lacks:+ and }${known#* }
+    done
+    [[ -z $lacks ]] ||
+        printf "build.sh: this glslc (%s) knows no %s, so a card's stay unused; Debian 13's knows both\n" \
+            "${version:-of no known version}" "$lacks" >&2
+}
+
 missing=()
 command -v git >/dev/null || missing+=("git (package git): fetches llama.cpp and applies the patch")
 case $backend in
@@ -274,6 +287,8 @@ if [[ -n ${missing[*]:-} ]]; then
     printf 'The packages are those of Debian and Ubuntu; BUILD.md has the names of other distributions.\n' >&2
     exit 1
 fi
+
+[[ $backend != vulkan ]] || tell_glslc
 
 # ---- llama.cpp at the pinned base
 

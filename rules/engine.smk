@@ -7,10 +7,10 @@ from build_engine import require_compiler
 from phase_twin.engine import KERNEL_TIMES, PROGRAMS, SOURCE_MANIFEST, TESTS
 from test_instruction_sets import require_machine
 
-# rule -> raises a UserError where this machine lacks what its job needs
+# rule -> raises a UserError where this machine lacks what its job needs; called with the job's wildcards
 TOOLS = {}
 TOOLS["build_engine"] = TOOLS["build_stream_read"] = partial(require_compiler, "cpu")
-TOOLS["build_card_engine"] = partial(require_compiler, CFG.engine.backend)
+TOOLS["build_card_engine"] = require_compiler
 TOOLS["test_instruction_sets"] = require_machine
 
 
@@ -18,11 +18,12 @@ def refuse_missing_tools():
     """Refuse before anything starts, not when it is a build's turn; jobs of other machines say it themselves."""
     if workflow.non_local_exec or workflow.deployment_settings.deployment_method:
         return
-    for name in {job.rule.name for job in workflow.dag.needrun_jobs()} & TOOLS.keys():
-        try:
-            TOOLS[name]()
-        except UserError as error:
-            raise WorkflowError(f"{name}: {error}")
+    for job in workflow.dag.needrun_jobs():
+        if (name := job.rule.name) in TOOLS:
+            try:
+                TOOLS[name](**job.wildcards_dict)
+            except UserError as error:
+                raise WorkflowError(f"{name}: {error}")
 
 
 PATCHES = [project(f"patches/{patch.name}.patch") for patch in SERIES.patches]

@@ -5,7 +5,7 @@ from phase_twin.engine import SYCL_PROGRAMS, SYCL_TESTS
 
 TOOLCHAIN = project("toolchain/sycl")
 TOOLS["build_sycl"] = partial(require_tools, Path(TOOLCHAIN))
-TOOLS["build_sycl_otherwise"] = TOOLS["build_sycl"]
+TOOLS["build_sycl_otherwise"] = lambda build: TOOLS["build_sycl"]()
 # the types whose kernels the patches add or change
 PATCHED_TYPES = ["iq3_a770", "iq4_a770", "q3_K", "q4_K", "q5_K", "q6_K"]
 

@@ -34,6 +34,8 @@ LAYOUT = (
     "-DLLAMA_BUILD_TESTS=ON",
     "-DLLAMA_BUILD_TOOLS=ON",
 )
+# keeps what it compiled
+GLSLC = Path(__file__).resolve().parent.parent / "toolchain/vulkan/glslc"
 BAR = r"\[(?P<done>\d+)/(?P<total>\d+)\]"
 ONEAPI = (
     "install Intel's oneAPI Base Toolkit (or intel-oneapi-compiler-dpcpp-cpp and intel-oneapi-mkl-devel) and run "
@@ -82,7 +84,7 @@ def require_nvcc() -> None:
 def require_glslc() -> None:
     """Raise a UserError if the compiler of shaders, or a header, is missing."""
     require_cxx()
-    missing = [] if shutil.which("glslc") else ["glslc is not on the PATH (package glslc)"]
+    missing = [] if shutil.which(os.environ.get("GLSLC") or "glslc") else ["glslc is not on the PATH (package glslc)"]
     compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     if sdk := os.environ.get("VULKAN_SDK"):
         compiler += ["-I", f"{sdk}/include"]
@@ -94,16 +96,16 @@ def require_glslc() -> None:
         raise UserError(f"engine.backend is vulkan, but {', '.join(missing)}; the packages are those of Debian, Ubuntu")
 
 
-def shader_compiler() -> str:
+def shader_compiler() -> dict[str, Any]:
     """Return the version of glslc, and what shaders cannot use of cards for want of a newer one."""
-    version = subprocess.run(["glslc", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    version = subprocess.run([GLSLC, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     lacking = []
     for extension, use in SHADER_EXTENSIONS.items():
         shader = f"#version 460\n#extension {extension} : require\nvoid main() {{}}\n"
-        command = ["glslc", "-fshader-stage=compute", "--target-env=vulkan1.3", "-o", os.devnull, "-"]
+        command = [GLSLC, "-fshader-stage=compute", "--target-env=vulkan1.3", "-o", os.devnull, "-"]
         if subprocess.run(command, input=shader, capture_output=True, text=True).returncode != 0:
             lacking.append(use)
-    return f"{version}, without {', '.join(lacking)}" if lacking else version
+    return {"glslc": version, "lacks": lacking}
 
 
 def require_program(program: str, package: str) -> None:
@@ -155,6 +157,8 @@ def configure_flags(backend: str, manifest: dict[str, Any], f16: bool = False) -
     if backend == "cuda":
         # for this machine's cards; without one, for all that are common, as the node that measures has another
         flags += [f"-DGGML_NATIVE={'ON' if has_nvidia_card() else 'OFF'}"]
+    if backend == "vulkan":
+        flags += [f"-DVulkan_GLSLC_EXECUTABLE={GLSLC}"]
     if shutil.which("ccache"):
         flags += ["-DCMAKE_C_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"]
         flags += ["-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache"] if backend == "cuda" else []
@@ -201,8 +205,9 @@ def main(snakemake: Any) -> None:
         copy_libraries(build / "bin", programs[0].parent)
     facts = {**manifest, "backend": backend, "compiler": compiler_of(build), "flags": flags}
     if backend == "vulkan":
-        facts["shader_compiler"] = shader_compiler()
-        log.info("shaders by %s", facts["shader_compiler"])
+        facts["shaders"] = shader_compiler()
+        lacks = ", ".join(facts["shaders"]["lacks"]) or "nothing"
+        log.info("%s compiled the shaders; of what cards have it lacks: %s", facts["shaders"]["glslc"], lacks)
     write_text(snakemake.output.facts, json.dumps(facts, indent=2) + "\n")
     log.info("built %d programs in %s", len(programs), Path(snakemake.output.facts).parent)
 

@@ -15,6 +15,7 @@ from typing import Any
 from measure_quality import parse_summary, weight_facts
 from measure_speed import bench_command, parse_samples
 from phase_twin import arc
+from phase_twin.backend_ops import OPERATIONS
 from phase_twin.engine import BATCH, ENVIRONMENT, override
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
@@ -194,7 +195,7 @@ def measure(report: Report, tool: Tool, programs: dict[str, str], twin: str, set
     command = [programs["test"], "test", "-b", arc.DEVICE, "-o", "NONE", "-p", "NONE"]
     attempt("backend", partial(ask, tool, command, r"\||  GGML_SYCL_\w+: "))
     for mode in arc.MODES:
-        for operation in arc.OPERATIONS:
+        for operation in OPERATIONS:
             attempt(f"{operation}, {mode}", partial(compare_operation, tool, programs["test"], operation, mode))
     phases = []
     for phase in PHASES:

@@ -1,32 +1,16 @@
 """Run upstream's own tests of the new types, and the loader's tests, on the engine that was built."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from phase_twin.backend_ops import count_passed
 from phase_twin.engine import TESTS
-from phase_twin.errors import UserError
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule, run_tool
 
 OPERATIONS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS")
 TYPES = "iq[34]_a770"
-
-
-def count_passed(output: str, what: str) -> int:
-    """Return how many cases test-backend-ops passed.
-
-    Raises
-    ------
-    UserError
-        if some failed, or none ran: a filter that matches nothing prints OK too.
-    """
-    counts = re.findall(r"(\d+)/(\d+) tests passed", output)
-    passed, total = map(int, counts[-1]) if counts else (0, 0)
-    if total == 0 or passed != total:
-        raise UserError(f"test-backend-ops {what}: {passed} of {total} cases passed")
-    return passed
 
 
 def main(snakemake: Any) -> None:

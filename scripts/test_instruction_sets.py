@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from build_engine import BAR, require_compiler
+from phase_twin.backend_ops import count_passed
 from phase_twin.engine import ENVIRONMENT
 from phase_twin.errors import UserError
 from phase_twin.results import write_result
 from phase_twin.rule import run_rule, run_tool
-from test_engine import OPERATIONS, TYPES, count_passed
+from test_engine import OPERATIONS, TYPES
 
 log = logging.getLogger("phase_twin")
 

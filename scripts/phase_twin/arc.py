@@ -7,8 +7,7 @@ from typing import Any
 from .errors import UserError
 
 DEVICE = "SYCL0"
-# the operations whose kernels the patches add or change; the types of the experts, and those with ESIMD kernels
-OPERATIONS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS", "MOE_FFN")
+# the types of the experts, and those with ESIMD kernels
 TYPES = ("iq3_a770", "iq4_a770", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K")
 TYPE_FILTER = f"type(_a|_gate_up)?=({'|'.join(TYPES)}),"
 # every switch is given a value, so that what the user's shell sets does not matter

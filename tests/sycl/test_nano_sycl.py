@@ -10,67 +10,23 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from phase_quality import CARD_FLAGS, PHASES, TWIN, Quality
 from phase_twin.arc import MODES
 from phase_twin.community import read_row
-from phase_twin.engine import BATCH, override
 from prune_dual import Gguf, Memory, Model, Settings
 
 pytestmark = pytest.mark.sycl
 
-TEXT = "models/nex-n2-nano/evaluation.txt"
-BF16 = "resources/models/nex-n2-nano/Nex-N2-nano-BF16.gguf"
-TWIN = "results/nex-n2-nano/Nex-N2-nano-twin.gguf"
-NESTED = "nested"  # a nested twin in its place
-# which phase of which twin -> the type of its experts
-PHASES = {(TWIN, 0): "iq3_a770", (TWIN, 1): "q4_K", (NESTED, 1): "iq4_a770"}
-
-SYCL_FLAGS = ("-ngl", "99", "-fa", "off")
 LIVE = {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_STATS": "1"}
 DORMANT = LIVE | MODES["dormant"]
 
-Measure = Callable[..., tuple[float, float, str]]
-
 
 @pytest.fixture(scope="module")
-def measure(nano, engine_bin, sycl, root, tmp_path_factory) -> Measure:
-    """Mean KLD of a twin's phase against BF16, its error, and what the program said."""
-    folder = tmp_path_factory.mktemp("logits")
-
-    def path_of(twin: str) -> Path:
-        path = folder / "nested.gguf"
-        if twin == NESTED and not path.exists():
-            imatrix = "results/nex-n2-nano/imatrix.gguf"
-            command = ["dev/run", "nest_twin", TWIN, "--model", BF16, "--imatrix", imatrix, "--out", path]
-            subprocess.run(command, cwd=root, check=True, capture_output=True)
-        return path if twin == NESTED else root / twin
-
-    def logits(chunks: int) -> Path:
-        path = folder / f"{chunks}.kld"
-        if not path.exists():
-            command = [engine_bin("llama-perplexity"), "-m", root / BF16, "-f", root / TEXT, *BATCH]
-            command += ["-c", "512", "--chunks", str(chunks), "--kl-divergence-base", path]
-            subprocess.run(command, check=True, capture_output=True)
-        return path
-
-    def run(
-        case: tuple[str, int], chunks: int, backend: dict[str, str] | None, ubatch: int = 512
-    ) -> tuple[float, float, str]:
-        twin, phase = case
-        program = "llama-perplexity"
-        command = [engine_bin(program)] if backend is None else [*sycl(program), *SYCL_FLAGS]
-        command += ["-m", path_of(twin), "-c", "512", "-b", "2048", "-ub", str(ubatch), *override("default", phase)]
-        command += ["--kl-divergence", "--kl-divergence-base", logits(chunks)]
-        done = subprocess.run(command, env=os.environ | (backend or {}), capture_output=True, text=True)
-        said = done.stdout + done.stderr
-        assert done.returncode == 0, said[-2000:]
-        mean, error = re.findall(r"Mean +KLD: +([\d.]+) ± +([\d.]+)", said)[0]
-        return float(mean), float(error), said
-
-    return run
+def measure(nano, engine_bin, sycl, root, tmp_path_factory):
+    return Quality(root, engine_bin, sycl, tmp_path_factory.mktemp("logits")).measure
 
 
 @pytest.mark.parametrize("case", PHASES, ids=PHASES.values())
@@ -135,7 +91,7 @@ def test_a_release_measures_both_paths(release, tmp_path):
 
 def test_layers_split_over_two_devices(nano, sycl, root):
     # not llama-perplexity: the backend frees its host memory with the wrong device at exit, where each has a platform
-    command = [*sycl("llama-completion"), *SYCL_FLAGS, "-m", root / TWIN, "-lv", "4", "-p", "The quick brown"]
+    command = [*sycl("llama-completion"), *CARD_FLAGS, "-m", root / TWIN, "-lv", "4", "-p", "The quick brown"]
     command += ["-n", "32", "--temp", "0", "-no-cnv"]
     said = []
     for devices in "12":
@@ -165,7 +121,7 @@ def test_a_server_answers(nano, sycl, root):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [*sycl("llama-server"), *SYCL_FLAGS, "-m", root / TWIN, "-c", "512", "--port", str(port), "-np", "1"]
+    command = [*sycl("llama-server"), *CARD_FLAGS, "-m", root / TWIN, "-c", "512", "--port", str(port), "-np", "1"]
     server = subprocess.Popen(
         command, env=os.environ | LIVE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -7,8 +7,8 @@ import pytest
 from build_engine import configure_flags
 from measure_quality import parse_summary
 from measure_speed import bench_command, parse_samples, summarise
+from phase_twin.backend_ops import count_passed
 from phase_twin.errors import UserError
-from test_engine import count_passed
 
 SUMMARY = """
 ====== Perplexity statistics ======

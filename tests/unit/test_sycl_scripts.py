@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from gguf_files import F32, PLAIN, Raw, write
-from mutate_sycl import SOURCES, Mutant, planted
+from mutate import Mutant, planted
 from phase_twin import iq3_a770, iq4_a770
 from phase_twin.errors import UserError
 from prune_dual import BLOCK_SIZES, Gguf, Twin
@@ -44,14 +44,13 @@ def test_launches_and_waits_cost_time():
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    path = tmp_path / SOURCES / "moe.cpp"
-    path.parent.mkdir(parents=True)
+    path = tmp_path / "moe.cpp"
     path.write_text("a + b; c + d;")
     return tmp_path
 
 
 def test_a_fault_is_planted_and_removed(tree):
-    path = tree / SOURCES / "moe.cpp"
+    path = tree / "moe.cpp"
     with pytest.raises(KeyboardInterrupt), planted(Mutant("sign", "moe.cpp", "a + b", "a - b"), tree):
         assert path.read_text() == "a - b; c + d;"
         raise KeyboardInterrupt

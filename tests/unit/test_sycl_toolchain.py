@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from phase_twin.backend_ops import pattern
 from sycl_toolchain import driver, parts
 from sycl_toolchain.command_line import link_options, parse_compilation, split_options, uses_sycl
 from sycl_toolchain.dependencies import format_dependencies, merge_dependencies, parse_dependencies
@@ -16,7 +17,7 @@ from sycl_toolchain.errors import ToolchainError
 from sycl_toolchain.install import link_duplicates
 from sycl_toolchain.registration import read_modules, registration_code
 from sycl_toolchain.spirv import entry_points
-from test_sycl import count_calls, pattern
+from test_sycl import count_calls
 
 # as CMake writes it for a file of ggml-sycl
 READING = "-DGGML_USE_SYCL -D VERSION=1 -I/tree/include -isystem /wheels/include -O3 -DNDEBUG"

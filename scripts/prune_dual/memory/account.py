@@ -247,7 +247,7 @@ class Weights:
 
 
 def _on_card(tensor: Tensor) -> int:
-    """Bytes in a buffer of SYCL or CUDA: the last row is filled up, and the whole aligned."""
+    """Bytes in a buffer of SYCL or CUDA: the last row is filled up, and the whole aligned. Vulkan fills nothing."""
     block, size = BLOCK_SIZES[tensor.type]
     filled = (-tensor.shape[0] % ROW_PADDING) // block * size if block > 1 else 0
     return _up(tensor.nbytes + filled, ALIGNMENT)

@@ -313,6 +313,29 @@ def test_build_for_another_backend(build, fakes, backend, flag, needs):
     assert "Experts" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("known", "lacks"),
+    [
+        ("nothing", "matrix units and integer dot products"),
+        ("GL_KHR_cooperative_matrix", "integer dot products"),
+        ("GL_.*", ""),
+    ],
+)
+def test_an_old_glslc_is_told(build, fakes, known, lacks):
+    program(
+        fakes,
+        "glslc",
+        f"""[[ $1 != --version ]] || {{ printf 'shaderc 2023.2-1\nspirv-tools 2022.4\n'; exit; }}
+read -r version; read -r shader; [[ $shader =~ ^"#extension "({known})" : require"$ ]]""",
+    )
+    done, _ = build("--vulkan")
+    assert done.returncode == 0, done.stderr
+    told = (
+        f"build.sh: this glslc (shaderc 2023.2-1) knows no {lacks}, so a card's stay unused; Debian 13's knows both\n"
+    )
+    assert done.stderr == (told if lacks else "")
+
+
 def test_build_for_one_backend_at_a_time(build):
     done, calls = build("--cuda", "--vulkan")
     assert (done.returncode, calls) == (1, [])
