@@ -18,6 +18,7 @@ programs=(
 )
 
 backend=
+vulkan=
 f16=OFF
 source=auto
 arch=
@@ -27,7 +28,7 @@ out=$here/out
 
 usage() {
     cat <<EOF
-usage: build.sh [--cpu | --cuda | --hip | --vulkan | --f16] [--arch A[,A...]] [--source auto|git|sdist] [--jobs N]
+usage: build.sh [--cpu | --sycl | --cuda | --hip] [--vulkan] [--f16] [--arch A[,A...]] [--source auto|git|sdist] [--jobs N]
                 [-- cmake arguments]
 
 Builds for Intel graphics (SYCL, which needs oneAPI), or with one of these:
@@ -35,7 +36,8 @@ Builds for Intel graphics (SYCL, which needs oneAPI), or with one of these:
   --cpu        for the CPU only
   --cuda       for NVIDIA cards
   --hip        for AMD cards
-  --vulkan     for cards with a Vulkan driver
+  --sycl       for Intel graphics
+  --vulkan     for cards with a Vulkan driver; beside --sycl, --cuda or --hip the programs have both ways
   --f16        SYCL kernels that calculate in half precision (GGML_SYCL_F16)
 
 All of them have kernels for IQ3_A770. Those for CUDA and Vulkan are new and were tried on one NVIDIA card; with --hip
@@ -57,9 +59,13 @@ fail() {
 
 while (($#)); do
     case $1 in
-        --cpu | --cuda | --hip | --vulkan)
+        --cpu | --sycl | --cuda | --hip)
             [[ -z $backend || $backend == "${1#--}" ]] || fail "--$backend and $1 exclude each other"
             backend=${1#--}
+            shift
+            ;;
+        --vulkan)
+            vulkan=yes
             shift
             ;;
         --f16)
@@ -88,7 +94,9 @@ while (($#)); do
 done
 [[ $source =~ ^(auto|git|sdist)$ ]] || fail "--source is '$source'; it can be auto, git or sdist"
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || fail "--jobs is '$jobs'; it must be a number from 1"
-[[ -z $backend || $f16 == OFF ]] || fail "--f16 is for SYCL; leave out --$backend or --f16"
+[[ -z $vulkan || $backend != cpu ]] || fail "--cpu and --vulkan exclude each other"
+[[ -n $backend || -z $vulkan ]] || backend=vulkan
+[[ $f16 == OFF || $backend =~ ^(sycl)?$ ]] || fail "--f16 is for SYCL; leave out --$backend or --f16"
 [[ -n $backend ]] || backend=sycl
 if [[ -n $arch ]]; then
     case $backend in
@@ -111,9 +119,9 @@ flags=(
 )
 case $backend in
     sycl) flags+=(-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx "-DGGML_SYCL_F16=$f16") ;;
-    cpu) ;;
-    *) flags+=("-DGGML_${backend^^}=ON") ;;
+    cuda | hip) flags+=("-DGGML_${backend^^}=ON") ;;
 esac
+[[ -z $vulkan ]] || flags+=(-DGGML_VULKAN=ON)
 case $backend in
     cuda) arch_key=CMAKE_CUDA_ARCHITECTURES ;;
     hip) arch_key=GPU_TARGETS ;;
@@ -150,7 +158,9 @@ case $backend in
     hip) PATH=$PATH:${ROCM_PATH:-/opt/rocm}/bin ;;
 esac
 has_header() {
-    c++ -std=c++17 -E -x c++ ${VULKAN_SDK:+-I"$VULKAN_SDK/include"} - <<<"#include <$1>" >/dev/null 2>&1
+    local compiler=c++
+    [[ $backend != sycl ]] || compiler=icpx
+    "$compiler" -std=c++17 -E -x c++ ${VULKAN_SDK:+-I"$VULKAN_SDK/include"} - <<<"#include <$1>" >/dev/null 2>&1
 }
 # Whether the cards to build for are said already.
 arch_is_given() {
@@ -239,10 +249,10 @@ missing=()
 command -v git >/dev/null || missing+=("git (package git): fetches llama.cpp and applies the patch")
 case $backend in
     cuda) oldest=18 ;;
-    vulkan) oldest=19 ;;
     hip) oldest=21 ;;
     *) oldest=14 ;;
 esac
+[[ -z $vulkan ]] || ((oldest >= 19)) || oldest=19
 if ! command -v cmake >/dev/null; then
     missing+=("cmake (package cmake)")
 elif [[ $(cmake --version 2>/dev/null) =~ version\ (([0-9]+)\.([0-9]+)) ]] &&
@@ -272,12 +282,12 @@ case $backend in
             missing+=("hipconfig (AMD's ROCm 6.1 or newer with hipBLAS and rocBLAS)")
         fi
         ;;
-    vulkan)
-        command -v glslc >/dev/null || missing+=("glslc (package glslc)")
-        has_header vulkan/vulkan.h || missing+=("vulkan/vulkan.h (package libvulkan-dev)")
-        has_header spirv/unified1/spirv.hpp || missing+=("spirv/unified1/spirv.hpp (package spirv-headers)")
-        ;;
 esac
+if [[ -n $vulkan ]]; then
+    command -v glslc >/dev/null || missing+=("glslc (package glslc)")
+    has_header vulkan/vulkan.h || missing+=("vulkan/vulkan.h (package libvulkan-dev)")
+    has_header spirv/unified1/spirv.hpp || missing+=("spirv/unified1/spirv.hpp (package spirv-headers)")
+fi
 if [[ $source == sdist ]] && ! python3 -m pip --version >/dev/null 2>&1; then
     missing+=("pip (package python3-pip): fetches the $package package")
 fi
@@ -288,7 +298,7 @@ if [[ -n ${missing[*]:-} ]]; then
     exit 1
 fi
 
-[[ $backend != vulkan ]] || tell_glslc
+[[ -z $vulkan ]] || tell_glslc
 
 # ---- llama.cpp at the pinned base
 

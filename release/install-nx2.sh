@@ -11,17 +11,20 @@ built=$here/build/out/bin
 out=
 vram=
 ctx=
+backend=
 keeps=
 deletes=
 yes=
 
 usage() {
     cat <<'EOF'
-usage: install-nx2.sh [--vram-gib N] [--ctx N] [--dual PATH|URL] [--out PATH] [--keep-dual | --delete-dual] [--yes]
+usage: install-nx2.sh [--vram-gib N] [--ctx N] [--backend sycl|vulkan|cuda|hip|cpu] [--dual PATH|URL] [--out PATH] [--keep-dual | --delete-dual] [--yes]
 
   --vram-gib N   memory of the card in GiB, such as 16, or of several in the engine's order, such as 16,12 (what the
                  engine lists; the drivers are asked where it is not built)
   --ctx N        tokens of context to leave room for (8192)
+  --backend B    where the engine is built for several: the one that the launcher takes (the faster one, if run-nx2.sh
+                 has measured that)
   --dual PATH    the twin (the one beside this script); or where to fetch from: https://..., hf://OWNER/REPOSITORY/FILE
   --out PATH     the file to write (the twin's name with the size or -fitted, beside the twin; beside this script if it
                  is fetched)
@@ -114,9 +117,10 @@ find_python() {
 
 while (($#)); do
     case $1 in
-        --vram-gib | --ctx | --dual | --out)
+        --vram-gib | --ctx | --backend | --dual | --out)
             [[ -n ${2-} ]] || fail "$1 needs a value"
             case $1 in
+                --backend) backend=$2 ;;
                 --vram-gib) vram=$2 ;;
                 --ctx) ctx=$2 ;;
                 --dual) dual=$2 ;;
@@ -146,6 +150,7 @@ done
 
 [[ $vram =~ ^([0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?)*)?$ ]] || fail "--vram-gib is '$vram'; it must be a number such as 16, or several: 16,12"
 [[ $ctx =~ ^([1-9][0-9]*)?$ ]] || fail "--ctx is '$ctx'; it must be a number of tokens such as 8192"
+[[ $backend != cpu || -n $vram ]] || fail "--backend cpu goes with --vram-gib: there is no card whose memory could be asked for"
 [[ -z $keeps || -z $deletes ]] || fail "--keep-dual and --delete-dual exclude each other"
 if [[ $dual =~ ^(https?|hf):// ]]; then
     [[ -z $deletes ]] || fail "--delete-dual is for a twin on this disk; $dual is an address"
@@ -172,6 +177,15 @@ if [[ -n $deletes ]]; then
     command -v "$loader" >/dev/null ||
         fail "--delete-dual loads the fitted file first and there is no $loader; run build/build.sh, or set NX2_BIN"
 fi
+# the launcher knows which cards those are
+devices=
+if [[ -n $backend || -e $here/.backend ]]; then
+    said=$(bash "$here/run-nx2.sh" ${backend:+--backend "$backend"} --describe) || fail "nothing was written"
+    while read -r key card _; do
+        [[ $key != card: ]] || devices+=${devices:+,}$card
+    done <<<"$said"
+    [[ $backend != cpu ]] || devices=none
+fi
 suffix=fitted
 [[ -z $vram ]] || suffix=${vram//,/+}gib
 [[ -n $out ]] || out=${name%.gguf}-$suffix.gguf
@@ -187,13 +201,14 @@ if [[ -n $vram ]]; then
 else
     set_up_oneapi
     engine=$(find_tool llama-server)
-    ! command -v "$engine" >/dev/null || prune+=(--engine "$engine")
+    ! command -v "$engine" >/dev/null || prune+=(--engine "$engine" ${devices:+-dev "$devices"})
     printf 'What fits the cards that were found:\n'
 fi
 proposal=$("${prune[@]}" --dry-run) || fail "nothing was written"
 printf '%s\n' "$proposal"
 # what the file is fitted for: context, caches, and which card gets which layers
 read -r -a options <<<"$(sed -n 's/^start the engine with: //p' <<<"$proposal")"
+[[ -z $devices || " ${options[*]} " == *' -dev '* ]] || options+=(-dev "$devices")
 text=$(launcher_text "${options[@]}")
 [[ ! -e $launcher || $(<"$launcher") == "$text" ]] ||
     fail "$launcher is there already and starts something else; remove it, or choose another name with --out"

@@ -8,6 +8,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 twin='{{ twin.name }}'
 # what was tested, or offered to be: engine, cards and driver by line
 tested=$here/.self-test
+# the faster backend, by the same
+fastest=$here/.backend
 # 124 positions of the small model: right kernels differ by up to 0.013 and 6.5 % by how they round, the other phase of
 # the same file by 0.071 and 18.5 %; garbled text is far beyond
 most_kld=0.040000
@@ -18,7 +20,7 @@ sysfs=${NX2_SYSFS:-/sys/class/drm}
 usage() {
     cat <<'EOF'
 usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto [--ctx N]]
-                  [--print | --self-test | --describe] [-- engine arguments]
+                  [--backend sycl|vulkan|cuda|hip|cpu] [--print | --self-test | --describe] [-- engine arguments]
 
   --sm off    the small phase (variant 0) on one device
   --sm on     the large phase (variant 1), its layers split over all devices by their free memory
@@ -27,6 +29,8 @@ usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto 
   --vram-gib V     the same for a card of V GiB, or several in the engine's order: 16,12; auto takes what is free
                    of the cards that the engine lists. Counts caches and buffers too; needs Python with the package gguf
   --ctx N          tokens of context that --vram-gib plans for, and the engine takes (8192)
+  --backend B where the engine is built for several: the one to take. Without it the first that lists a card; for
+              Intel's, which SYCL and Vulkan both list, the faster one, which is measured once (cpu: no card)
   --print     show the command instead of running it
   --self-test compare the card with the CPU: it generates 32 tokens, and both compute the model's predictions over the
               text, in batches and token by token. One line; 0 if they agree, 2 if not, 1 if that could not be found
@@ -35,13 +39,14 @@ usage: run-nx2.sh [--sm off|on|auto | --budget-mib N | --vram-gib V[,V...]|auto 
 
 What follows -- goes to the engine and wins over what is set here, for example: run-nx2.sh -- --port 8081 -c 32768
 
-Cards are what the engine's --list-devices has of one backend, without integrated graphics. To take others, name them:
+Cards are what the engine's --list-devices has of one backend (--backend), without integrated graphics. To take others, name them:
 run-nx2.sh -- -dev Vulkan1
 
 Environment:
   NX2_TOOL    program to run (llama-server)
   NX2_MODEL   model file (the twin beside this script)
   NX2_BIN     folder of the engine's programs (build/out/bin beside this script, else the PATH)
+  NX2_BACKEND what --backend names
   NX2_NGL     layers to put on devices (all)
 EOF
 }
@@ -77,8 +82,12 @@ count() {
     printf '%s' "$#"
 }
 
-# Of the devices that the engine lists, sets those that count as cards to $cards, their MiB free to $shares, and whether
-# it lists others to $others; $asked names those to take. Fails if the engine does not say.
+# What the engine calls the devices of a backend.
+declare -A prefixes=([sycl]=SYCL [vulkan]=Vulkan [cuda]=CUDA [hip]=ROCm)
+
+# Of the devices that the engine lists, sets those that count as cards to $cards, their MiB free to $shares, whether it
+# lists others to $others, and the first card of each backend to $firsts; $asked names those to take. Fails if the engine
+# does not say.
 engine_cards() {
     # names may be in any encoding
     local LC_ALL=C listing line name own=() spare=()
@@ -100,10 +109,16 @@ engine_cards() {
         fi
     done <<<"${listing//$'\r'/}"
     [[ -n ${own[*]-} ]] || own=("${spare[@]}")
+    firsts=()
+    for name in "${own[@]}"; do
+        [[ " ${firsts[*]%%[0-9]*} " == *" ${name%%[0-9]*} "* ]] || firsts+=("$name")
+    done
+    line=${firsts[0]-}
+    line=${prefixes[${backend:-any}]-${line%%[0-9]*}}
     cards=()
     for name in "${own[@]}"; do
         # of one backend
-        [[ ${name%%[0-9]*} != "${own[0]%%[0-9]*}" ]] || cards+=("$name")
+        [[ ${name%%[0-9]*} != "$line" ]] || cards+=("$name")
     done
     [[ -z $asked ]] || IFS=, read -r -a cards <<<"${asked#none}"
     others=
@@ -113,6 +128,43 @@ engine_cards() {
         # a slash, since a comma starts another test in llama-bench
         shares+=${shares:+/}${free[$name]:-0}
     done
+}
+
+# Nanoseconds that a prompt and an answer take on the device $1.
+taken_ns() {
+    local bench said ns=0
+    bench=$(find_tool llama-bench)
+    said=$(timeout 600 "$bench" -m "$model" --override-kv general.tensor_variant.default=int:0 -dev "$1" -sm none -ngl 999 \
+        -p 256 -n 64 -r 1 -o jsonl </dev/null 2>/dev/null) || return 1
+    while [[ $said =~ \"avg_ns\":\ *([0-9]+)(.*) ]]; do
+        ns=$((ns + BASH_REMATCH[1]))
+        said=${BASH_REMATCH[2]}
+    done
+    ((ns > 0)) && printf '%s' "$ns"
+}
+
+# Set $backend to the faster one of those that list the card, as it was once measured for this engine and driver.
+choose_backend() {
+    local name ns best='' device described found
+    described=$(described)
+    if [[ -r $fastest ]]; then
+        while read -r name found; do
+            [[ $found != "$described" ]] || backend=$name
+        done <"$fastest"
+    fi
+    # what only shows something measures nothing
+    [[ -z $backend && -z $print$action && -f $model ]] || return 0
+    note "SYCL and Vulkan both list this card: the faster one is looked for now, once; --backend names one"
+    for name in sycl vulkan; do
+        for device in "${firsts[@]}"; do
+            [[ $device == "${prefixes[$name]}"* ]] || continue
+            ns=$(taken_ns "$device") || continue
+            if [[ -z $best ]] || ((ns < best)); then best=$ns backend=$name; fi
+        done
+    done
+    [[ -n $best ]] || return 0
+    note "it is ${prefixes[$backend]}"
+    { printf '%s %s\n' "$backend" "$described" >>"$fastest"; } 2>/dev/null || true
 }
 
 # Discrete graphics cards of this machine, for engines that do not say.
@@ -290,12 +342,15 @@ fitting_options() {
     if [[ $1 == auto && -n $lists ]]; then
         # it is started now, beside what holds memory now
         engine=(--engine "$tool" --free)
-        [[ -z $asked ]] || engine+=(-dev "$asked")
+        local named
+        printf -v named ',%s' "${cards[@]}"
+        [[ -z $asked$backend ]] || engine+=(-dev "${asked:-${named:1}}")
     fi
     "$python" "$here/prune-dual.py" --dual "$model" --vram-gib "$1" "${engine[@]}" ${2:+--ctx "$2"} --engine-flags
 }
 
 phase=
+backend=${NX2_BACKEND:-}
 budget=
 vram=
 ctx=
@@ -313,9 +368,10 @@ while (($#)); do
             [[ -n $phase ]] || fail "--sm needs a value: off, on or auto"
             shift
             ;;
-        --budget-mib | --vram-gib | --ctx)
+        --backend | --budget-mib | --vram-gib | --ctx)
             [[ -n ${2-} ]] || fail "$1 needs a value"
             case $1 in
+                --backend) backend=$2 ;;
                 --budget-mib) budget=$2 ;;
                 --vram-gib) vram=$2 ;;
                 --ctx) ctx=$2 ;;
@@ -342,6 +398,7 @@ while (($#)); do
     esac
 done
 [[ -z $phase || $phase =~ ^(off|on|auto)$ ]] || fail "--sm is '$phase'; it can be off, on or auto"
+[[ $backend =~ ^(sycl|vulkan|cuda|hip|cpu)?$ ]] || fail "--backend is '$backend'; it can be sycl, vulkan, cuda, hip or cpu"
 [[ $budget =~ ^([1-9][0-9]{0,8})?$ ]] || fail "--budget-mib is '$budget'; it must be a number of MiB such as 15000"
 [[ $ctx =~ ^([1-9][0-9]*)?$ ]] || fail "--ctx is '$ctx'; it must be a number of tokens such as 8192"
 [[ -z $ctx || -n $vram ]] || fail "--ctx goes with --vram-gib; otherwise give the engine its -c after --"
@@ -368,18 +425,31 @@ asked=${LLAMA_ARG_DEVICE:-}
 for ((n = 1; n < $#; n++)); do
     [[ ! ${!n} =~ ^(-dev|--device)$ ]] || { next=$((n + 1)) && asked=${!next//\//,}; }
 done
+[[ -z $asked || -z $backend ]] || fail "--backend and -dev exclude each other"
+if [[ $backend == cpu ]]; then
+    asked=none
+    set -- -dev none "$@"
+fi
 cards=()
+firsts=()
 declare -A kinds=()
 shares=
 others=
 lists=
 if engine_cards "$tool"; then
     lists=yes
+    if [[ -n $backend && -z $asked && -z ${cards[*]-} ]]; then
+        fail "the engine lists no card for --backend $backend; it lists: ${!kinds[*]}; build/build.sh --$backend builds for one"
+    elif [[ -z $backend$asked && " ${firsts[*]-} " == *' SYCL'*' Vulkan'* ]]; then
+        choose_backend
+        [[ -z $backend ]] || engine_cards "$tool"
+    fi
     devices=$(count "${cards[@]}")
     # a card that does not tell its memory: without sizes the split is left to the engine
     [[ ! $shares =~ (^|/)0(/|$) ]] || shares=
 else
-    devices=$(machine_devices)
+    devices=0
+    [[ $backend == cpu ]] || devices=$(machine_devices)
 fi
 
 if [[ $action == describe ]]; then
@@ -415,7 +485,7 @@ fi
 
 if ((devices == 0)); then
     placement=(-ngl "${NX2_NGL:-0}")
-    note "no graphics card found: $what on the CPU"
+    if [[ $backend == cpu ]]; then note "$what on the CPU"; else note "no graphics card found: $what on the CPU"; fi
     [[ -z $others || -n $asked ]] || note "integrated graphics are taken where -- -dev names them"
 elif [[ " ${weights[*]} " == *' -sm '* ]]; then
     # what fits several cards comes with its split

@@ -19,7 +19,7 @@ BUILT = shlex.split(
 # what the scripts call beside the programs under test
 SYSTEM = shlex.split(
     "bash basename cat chmod cp cut dirname env git grep gzip id ls mkdir mktemp mv nproc readlink rm sed sha256sum "
-    "tail tar touch"
+    "tail tar timeout touch"
 )
 # what an engine may list, and which of it are the cards
 HEAD = "Available devices:\n"

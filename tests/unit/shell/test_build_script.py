@@ -337,9 +337,25 @@ read -r version; read -r shader; [[ $shader =~ ^"#extension "({known})" : requir
 
 
 def test_build_for_one_backend_at_a_time(build):
-    done, calls = build("--cuda", "--vulkan")
-    assert (done.returncode, calls) == (1, [])
-    assert done.stderr == "build.sh: --cuda and --vulkan exclude each other\n"
+    for one, other in (("--cuda", "--hip"), ("--cpu", "--vulkan")):
+        done, calls = build(other, one)
+        assert (done.returncode, calls) == (1, [])
+        assert re.fullmatch(rf"build.sh: ({one} and {other}|{other} and {one}) exclude each other\n", done.stderr)
+
+
+@pytest.mark.parametrize(("more", "flag"), [([], "SYCL_F16=OFF"), (["--f16"], "SYCL_F16=ON"), (["--cuda"], "CUDA=ON")])
+def test_vulkan_beside_another_backend(build, fakes, more, flag):
+    main = [] if more == ["--cuda"] else ["--sycl"]
+    cuda_toolkit(fakes, "12.4", "8.9")
+    program(fakes, "glslc", "exit 0")
+    done, calls = build("--vulkan", *main, *more)
+    assert done.returncode == 0, done.stderr
+    assert f"-DGGML_{flag}" in calls[0].split()
+    assert "-DGGML_VULKAN=ON" in calls[0].split()
+    # what Vulkan needs is looked for with the compiler that is taken
+    program(fakes, "icpx" if main else "c++", "exit 1")
+    done, calls = build("--vulkan", *main, "--", "-DOTHER=ON")
+    assert ("vulkan/vulkan.h (package libvulkan-dev)" in done.stderr, calls) == (True, [])
 
 
 def test_build_sources_oneapi(build, fakes, tmp_path):

@@ -88,6 +88,29 @@ def test_install_for_the_cards_that_are_there(install, release, fakes):
     assert started.stdout.split("\0")[4:6] == ["-c", "32768"]
 
 
+@pytest.mark.parametrize(("backend", "device"), [("vulkan", "Vulkan0"), ("sycl", "SYCL0,SYCL1"), ("cpu", "none")])
+def test_install_for_one_of_the_backends(install, release, fakes, backend, device):
+    (release / "prune-dual.py").write_text(PRUNE)
+    lists = "\n".join(f"echo '  {name}: A card (16225 MiB, 15473 MiB free)'" for name in ("SYCL0", "SYCL1", "Vulkan0"))
+    program(
+        release / "build/out/bin",
+        "llama-server",
+        f"[[ $1 == --list-devices ]] || {{ printf '%s|' \"$@\"; exit; }}\necho 'Available devices:'\n{lists}",
+    )
+    done = run(install, "--vram-gib", "16", "--backend", backend, "--yes", path=fakes)
+    assert done.returncode == 0, done.stderr
+    started = run(release / "run-Some Model-twin-16gib.sh", path=fakes)
+    assert started.stdout.endswith(f"|-dev|{device}|")
+    done = run(install, "--vram-gib", "16", "--backend", "cuda", "--yes", path=fakes)
+    assert (done.returncode, "install-nx2.sh: nothing was written" in done.stderr) == (1, True)
+    assert "the engine lists no card for --backend cuda" in done.stderr
+    done = run(install, "--backend", "cpu", "--yes", path=fakes)
+    assert (
+        done.stderr
+        == "install-nx2.sh: --backend cpu goes with --vram-gib: there is no card whose memory could be asked for\n"
+    )
+
+
 def test_install_for_two_cards(install, release, fakes):
     done = run(install, "--vram-gib", "16,12", "--yes", path=fakes)
     assert done.returncode == 0, done.stderr

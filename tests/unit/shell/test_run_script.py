@@ -186,6 +186,66 @@ def test_run_environment(release, fakes, tmp_path):
     assert shlex.split(done.stdout)[0] == str(built)
 
 
+BOTH = """echo 'Available devices:'
+echo '  SYCL0: Intel(R) Arc(TM) A770 Graphics (16225 MiB, 15473 MiB free)'
+echo '  Vulkan0: Intel(R) Arc(tm) A770 Graphics (DG2) (16225 MiB, 15400 MiB free)'"""
+# a speed for each device; one of 0 does not work
+BENCH = r"""[[ $* =~ -dev\ ([A-Za-z]+)0\ .*-r\ 1 ]] && echo "${{BASH_REMATCH[1]}}" >>"$CALLS"
+declare -A ns=([SYCL]={} [Vulkan]={})
+ns=${{ns[${{BASH_REMATCH[1]}}]}}
+((ns)) && printf '{{"n_prompt": 256, "avg_ns": 5, "x": 1}}\n{{"n_gen": 64, "avg_ns": %s}}\n' $ns"""
+
+
+def devices_taken(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 0, done.stderr
+    words = shlex.split(done.stdout)
+    return words[words.index("-dev") + 1] if "-dev" in words else ""
+
+
+@pytest.mark.parametrize(
+    ("speeds", "faster"), [((700, 300), "Vulkan0"), ((300, 700), "SYCL0"), ((0, 900), "Vulkan0"), ((0, 0), "SYCL0")]
+)
+def test_the_faster_backend_is_measured_once(release, fakes, tmp_path, speeds, faster):
+    program(fakes, "llama-server", f'[[ $1 != --list-devices ]] && {{ echo "$*"; exit; }}\n{BOTH}')
+    program(fakes, "llama-bench", BENCH.format(*speeds))
+    calls = tmp_path / "calls"
+    calls.touch()
+    (release / TWIN).write_bytes(b"GGUF")
+    env = {"CALLS": str(calls)}
+    # what only shows the command measures nothing
+    assert devices_taken(run(release / "run-nx2.sh", "--print", path=fakes, **env)) == "SYCL0"
+    assert calls.read_text() == ""
+    done = run(release / "run-nx2.sh", path=fakes, **env)
+    assert devices_taken(done) == faster
+    assert "SYCL and Vulkan both list this card" in done.stderr
+    assert calls.read_text().split() == ["SYCL", "Vulkan"]
+    again = run(release / "run-nx2.sh", path=fakes, **env)
+    assert devices_taken(again) == faster
+    # what failed is tried again
+    assert (len(calls.read_text().split()) == 2) == any(speeds)
+    for backend, device in (("sycl", "SYCL0"), ("vulkan", "Vulkan0"), ("cpu", "none")):
+        done = run(release / "run-nx2.sh", "--backend", backend, path=fakes, **env)
+        assert devices_taken(done) == device
+        assert "both list" not in done.stderr
+    assert devices_taken(run(release / "run-nx2.sh", path=fakes, NX2_BACKEND="vulkan", **env)) == "Vulkan0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "metal"], "--backend is 'metal'; it can be sycl, vulkan, cuda, hip or cpu"),
+        (["--backend"], "--backend needs a value"),
+        (["--backend", "sycl", "--", "-dev", "SYCL0"], "--backend and -dev exclude each other"),
+        (["--backend", "cuda"], "the engine lists no card for --backend cuda; it lists: SYCL0; build/build.sh --cuda"),
+    ],
+)
+def test_a_backend_that_cannot_be_taken(release, fakes, arguments, message):
+    engine_lists(fakes, "Intel(R) Arc(TM) A770 Graphics (16225 MiB, 15473 MiB free)")
+    done = run(release / "run-nx2.sh", *arguments, path=fakes)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"run-nx2.sh: {message}")
+
+
 def test_run_sources_oneapi_without_handing_it_the_users_arguments(release, fakes, tmp_path):
     (tmp_path / "oneapi").mkdir()
     (tmp_path / "oneapi/setvars.sh").write_text(
