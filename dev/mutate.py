@@ -148,7 +148,7 @@ def caught_by(target: Target, first: bool) -> dict[str, str]:
     bin_folder = target.build / "bin"
     for program in target.kernels:
         build(target, program)
-        found["kernels"] = "" if passes(target, [bin_folder / program], {}) else program
+        found["kernels"] = "" if passes(target, [bin_folder / program], {"TEST_STOP_AT_FIRST": "1"}) else program
         if found["kernels"]:
             break
     if first and any(found.values()):
