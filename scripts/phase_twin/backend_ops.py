@@ -38,7 +38,7 @@ def pattern(operation: str, types: Sequence[str], left_out: str = r"\bn_mats=128
 
 
 def count_passed(output: str, what: str) -> int:
-    """Return how many cases test-backend-ops passed.
+    """Return how many cases test-backend-ops passed, in one or several runs.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def count_passed(output: str, what: str) -> int:
         if some failed, or none ran: a filter that matches nothing prints OK too.
     """
     counts = re.findall(r"(\d+)/(\d+) tests passed", output)
-    passed, total = map(int, counts[-1]) if counts else (0, 0)
+    passed, total = (sum(map(int, numbers)) for numbers in zip(*counts, strict=True)) if counts else (0, 0)
     if total == 0 or passed != total:
         raise UserError(f"test-backend-ops {what}: {passed} of {total} cases passed")
     return passed
@@ -76,8 +76,16 @@ def compare(
     found: dict[str, dict[str, str]] = {}
     with ThreadPoolExecutor(threads) as pool:
         for (name, operation, *_), output in zip(jobs, pool.map(one, jobs), strict=True):
-            found.setdefault(name, {})[operation] = output
+            outputs = found.setdefault(name, {})
+            outputs[operation] = outputs.get(operation, "") + output
     return found
+
+
+def single_cases(program: str | Path, operation: str, cases: str, tool_log: str) -> list[str]:
+    """Return an expression for each of the cases that one selects."""
+    # it lists such graphs nowhere else than where it computes them
+    listed = run_tool([program, "test", "-b", "CPU", "-o", operation, "-p", cases], tool_log, append=True)
+    return [f"^{re.escape(case)}$" for case in re.findall(rf"^ *{operation}\((.*)\): ", listed, re.MULTILINE)]
 
 
 def passed(outputs: dict[str, str], name: str) -> dict[str, int]:

@@ -18,9 +18,9 @@ CALL = ("-fshader-stage=compute", "--target-env=vulkan1.2")
 
 def test_dispatches_are_read():
     output = """  MUL_MAT(k=512): vk-stats: mul_mat_vec_iq3_a770_f32_f32          13 dispatches
-vk-stats: expert_glu_iq4_a770_f32                                 2 dispatches
+vk-stats: mul_mat_vec_id_glu_iq4_a770_f32                           2 dispatches
 """
-    assert count_dispatches(output) == {"mul_mat_vec_iq3_a770_f32_f32": 13, "expert_glu_iq4_a770_f32": 2}
+    assert count_dispatches(output) == {"mul_mat_vec_iq3_a770_f32_f32": 13, "mul_mat_vec_id_glu_iq4_a770_f32": 2}
 
 
 def test_operations_that_are_left_to_all_types():
