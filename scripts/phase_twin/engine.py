@@ -31,6 +31,8 @@ TESTS = (
     "test-iq4-a770-feedback",
     "test-k-feedback",
     "test-fusion-plan",
+    "test-variant-change",
+    "test-server-elastic",
 )
 # cycles of single kernels, for the bench of the CPU
 KERNEL_TIMES = "test-quantize-perf"
