@@ -9,9 +9,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HOLE = "…"  # what differs, in a message or its quotation
 # says only where, what is wrong follows
-WRAPPERS = {f"{HOLE}: tensor {HOLE}: {HOLE}", f"bench-nx2.sh: {HOLE}"}
+WRAPPERS = {f"{HOLE}: tensor {HOLE}: {HOLE}", f"tensor '{HOLE}', variant {HOLE}: {HOLE}", f"bench-nx2.sh: {HOLE}"}
 # of the files that patches change, those whose messages a user's load can meet
-LOADER = ("ggml/src/gguf.cpp", "src/llama-model-loader.cpp", "src/llama-tensor-variant.cpp")
+LOADER = (
+    "ggml/src/gguf.cpp",
+    "src/llama-model-loader.cpp",
+    "src/llama-tensor-variant.cpp",
+    "src/llama-variant-data.cpp",
+)
 
 
 def shell_messages(text: str, pattern: str) -> list[str]:
