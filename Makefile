@@ -82,11 +82,11 @@ $(VALIDATOR_VENV)/.ready: envs/validator.lock | host
 
 # the nano run comes first, where it shows its progress; the tests look at what it made. A file's tests share what they set
 # up, and files share the cores, those with long tests first. The engine's threads must not wait busily for a core that
-# another test has
+# another test has; a make that a test runs is no part of this one
 TESTS := $(addprefix tests/,faults workflow engine fuzz unit)
 SIDE_BY_SIDE := -n $(CORES) --dist loadfile --no-loadscope-reorder
 test: lint nano setup-validator
-	OMP_WAIT_POLICY=passive $(BIN)/pytest $(SIDE_BY_SIDE) $(TESTS)
+	MAKEFLAGS= OMP_WAIT_POLICY=passive $(BIN)/pytest $(SIDE_BY_SIDE) $(TESTS)
 
 .PHONY: clang
 clang:
@@ -113,7 +113,7 @@ test-vulkan: $(VENV)/.dev nano
 	$(BIN)/pytest -m vulkan tests/vulkan
 
 test-slurm: $(VENV)/.dev nano
-	$(BIN)/pytest -m slurm tests/slurm
+	MAKEFLAGS= $(BIN)/pytest -m slurm tests/slurm
 
 lock:
 	uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes --no-annotate envs/pipeline.in -o envs/pipeline.lock
