@@ -8,14 +8,13 @@ import subprocess
 import pytest
 
 from llama_server import Server
+from phase_quality import CARD_FLAGS as FLAGS
+from phase_quality import TEXT, TWIN
 from phase_twin.engine import override
 from trace_sycl import count_calls
 
 pytestmark = [pytest.mark.sycl, pytest.mark.nano]
 
-TWIN = "results/nex-n2-nano/Nex-N2-nano-twin.gguf"
-TEXT = "models/nex-n2-nano/evaluation.txt"
-FLAGS = ("-ngl", "99", "-fa", "off")
 LIVE = {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_STATS": "1"}
 OFF = LIVE | {"GGML_FUSION_OFF": "all"}
 PROMPT = "The river is as long as the road that"
