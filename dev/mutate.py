@@ -23,7 +23,7 @@ import yaml
 
 import test_sycl
 import test_vulkan
-from phase_twin.backend_ops import Run, pattern
+from phase_twin.backend_ops import Run
 from phase_twin.engine import SYCL_TESTS
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
@@ -47,11 +47,19 @@ class Target:
     settings: dict[str, str] = field(default_factory=dict)
 
     @cached_property
-    def cases(self) -> dict[str, list[str]]:
-        """Expressions of each operation's cases, a process for each."""
-        if self.name == "vulkan":
-            return test_vulkan.cases_of(self.build / "bin/test-backend-ops", self.types, "logs/mutate.log")
-        return {operation: [pattern(operation, self.types)] for operation in self.operations}
+    def single_cases(self) -> dict[str, list[str]]:
+        """Expressions of the cases that Vulkan's tests run, a process for each."""
+        return test_vulkan.cases_of(self.build / "bin/test-backend-ops", self.types, "logs/mutate.log")
+
+    def commands(self, mode: str) -> Iterator[tuple[str, list[str | Path]]]:
+        """Operations that the tests compare in a mode, and the command of each process that does it."""
+        for operation in self.operations:
+            if operation not in self.runs[mode].chosen(self.types):
+                continue
+            vulkan = self.name == "vulkan"
+            for cases in self.single_cases[operation] if vulkan else [test_sycl.cases(mode, operation, self.types)]:
+                program = self.build / "bin/test-backend-ops"
+                yield operation, [program, "test", "-b", self.device, "-o", operation, "-p", cases]
 
     @property
     def sources(self) -> Path:
@@ -163,12 +171,8 @@ def caught_by(target: Target, first: bool) -> dict[str, str]:
         return found
     build(target, "test-backend-ops")
     for mode, run in target.runs.items():
-        found[mode] = ""
-        for operation in target.operations:
-            command = [bin_folder / "test-backend-ops", "test", "-b", target.device, "-o", operation, "-p"]
-            if not all(passes(target, [*command, cases], run.settings) for cases in target.cases[operation]):
-                found[mode] = operation
-                break
+        commands = target.commands(mode)
+        found[mode] = next((name for name, command in commands if not passes(target, command, run.settings)), "")
         if first and found[mode]:
             break
     return found

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,10 @@ import pytest
 from filelock import FileLock
 
 from small_run import CORES, LEGACY_ENV, NANO_CONFIG, ROOT, Run, run_in_an_odd_place
+
+# what a shell starts in the background ignores SIGINT, and so do the programs that tests interrupt
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
