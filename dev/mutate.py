@@ -1,9 +1,9 @@
 """Plant faults in the kernels of a backend one by one and see whether a test finds each.
 
-usage: dev/run mutate sycl|vulkan [--first] [NAME ...]   (from the project's folder, after `make test-sycl` or
-       `make test-vulkan`; minutes per fault)
+usage: dev/run mutate cuda|sycl|vulkan [--first] [NAME ...]   (from the project's folder, after `make test-sycl`,
+       `make test-vulkan` or, on a machine with a card, a run with engine.backend cuda; minutes per fault)
 
-The faults stand in tests/BACKEND/mutants.yaml. The tests are programs that call kernels, for SYCL, and
+The faults stand in tests/BACKEND/mutants.yaml. The tests are programs that call kernels, for CUDA and SYCL, and
 test-backend-ops with the backend set in each way that `make test-BACKEND` sets it. With --first a fault is done with
 when one of them has found it. The result is results/BACKEND-mutants.json; the exit code is 1 if a fault was missed by
 all of them.
@@ -13,17 +13,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 import yaml
 
 import test_sycl
 import test_vulkan
-from phase_twin.backend_ops import Run
+from phase_twin.backend_ops import OPERATIONS, Run, pattern
 from phase_twin.engine import SYCL_TESTS
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
@@ -42,24 +42,19 @@ class Target:
     runs: dict[str, Run]
     types: tuple[str, ...]
     operations: tuple[str, ...]
+    # expressions of an operation's cases in a mode, a process for each
+    cases: Callable[[str, str], list[str]]
     start: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
 
-    @cached_property
-    def single_cases(self) -> dict[str, list[str]]:
-        """Expressions of the cases that Vulkan's tests run, a process for each."""
-        return test_vulkan.cases_of(self.build / "bin/test-backend-ops", self.types, "logs/mutate.log")
-
     def commands(self, mode: str) -> Iterator[tuple[str, list[str | Path]]]:
         """Operations that the tests compare in a mode, and the command of each process that does it."""
         for operation in self.operations:
-            if operation not in self.runs[mode].chosen(self.types):
-                continue
-            vulkan = self.name == "vulkan"
-            for cases in self.single_cases[operation] if vulkan else [test_sycl.cases(mode, operation, self.types)]:
-                program = self.build / "bin/test-backend-ops"
-                yield operation, [program, "test", "-b", self.device, "-o", operation, "-p", cases]
+            if operation in self.runs[mode].chosen(self.types):
+                for cases in self.cases(mode, operation):
+                    program = self.build / "bin/test-backend-ops"
+                    yield operation, [program, "test", "-b", self.device, "-o", operation, "-p", cases]
 
     @property
     def sources(self) -> Path:
@@ -85,29 +80,48 @@ def target_of(backend: str) -> Target:
     UserError
         if it is none that has faults to plant.
     """
+    if backend == "cuda":
+        types = ("iq3_a770", "iq4_a770")
+        return Target(
+            backend,
+            "CUDA0",
+            ENGINE / "build-card-cuda",
+            {"default": Run()},
+            types,
+            OPERATIONS,
+            lambda _, operation: [pattern(operation, types)],
+            kernels=("test-cuda-fusion",),
+        )
     if backend == "sycl":
+        types = ("iq3_a770", "iq4_a770", "q5_K")
         return Target(
             backend,
             "SYCL0",
             ENGINE / "build-sycl",
             test_sycl.RUNS,
-            ("iq3_a770", "iq4_a770", "q5_K"),
+            types,
             ("MOE_FFN", "MUL_MAT_ID"),
+            lambda mode, operation: [test_sycl.cases(mode, operation, types)],
             start=("toolchain/sycl/sycl-run",),
             kernels=("test-fusion-plan", *SYCL_TESTS),
         )
     if backend == "vulkan":
+        folder = ENGINE / "build-card-vulkan"
+        single = cache(
+            lambda: test_vulkan.cases_of(folder / "bin/test-backend-ops", test_vulkan.TYPES, "logs/mutate.log")
+        )
         return Target(
             backend,
             "Vulkan0",
-            ENGINE / "build-card-vulkan",
+            folder,
             test_vulkan.RUNS,
             test_vulkan.TYPES,
             ("MOE_FFN", "GET_ROWS", "MUL_MAT", "MUL_MAT_ID"),
+            lambda _, operation: single()[operation],
             # shaders of other types stay as they are
             settings=on_lavapipe() | {"ONLY_SHADERS": "a770"},
         )
-    raise UserError(f"which backend? sycl or vulkan, not {backend!r}")
+    raise UserError(f"which backend? cuda, sycl or vulkan, not {backend!r}")
 
 
 @dataclass(frozen=True)
