@@ -165,6 +165,17 @@ def configure_flags(backend: str, manifest: dict[str, Any], f16: bool = False) -
     return flags
 
 
+def forget_other_shaders(build: Path, shaders: dict[str, Any]) -> None:
+    """Remove a build that another glslc began: cmake remembers what that one could do."""
+    made_by = build / "shaders.json"
+    told = json.dumps(shaders) + "\n"
+    if build.exists() and not (made_by.exists() and made_by.read_text() == told):
+        log.info("%s: begun with another glslc; built anew", build)
+        shutil.rmtree(build)
+    build.mkdir(parents=True, exist_ok=True)
+    write_text(made_by, told)
+
+
 def copy_libraries(source: Path, target: Path) -> None:
     """Put the shared libraries of a build beside its programs, which look for them there."""
     for old in target.glob("lib*.so*"):
@@ -200,14 +211,17 @@ def main(snakemake: Any) -> None:
     tree, build = Path(snakemake.params.tree), Path(snakemake.params.build)
     flags = configure_flags(backend, manifest, snakemake.params.get("f16", False))
     programs = [Path(program) for program in snakemake.output.programs]
+    shaders = shader_compiler() if backend == "vulkan" else None
+    if shaders:
+        forget_other_shaders(build, shaders)
     compile_programs(tree, build, flags, programs, snakemake.threads, snakemake.log.tool)
     if "-DBUILD_SHARED_LIBS=ON" in flags:
         copy_libraries(build / "bin", programs[0].parent)
     facts = {**manifest, "backend": backend, "compiler": compiler_of(build), "flags": flags}
-    if backend == "vulkan":
-        facts["shaders"] = shader_compiler()
-        lacks = ", ".join(facts["shaders"]["lacks"]) or "nothing"
-        log.info("%s compiled the shaders; of what cards have it lacks: %s", facts["shaders"]["glslc"], lacks)
+    if shaders:
+        facts["shaders"] = shaders
+        lacks = ", ".join(shaders["lacks"]) or "nothing"
+        log.info("%s compiled the shaders; of what cards have it lacks: %s", shaders["glslc"], lacks)
     write_text(snakemake.output.facts, json.dumps(facts, indent=2) + "\n")
     log.info("built %d programs in %s", len(programs), Path(snakemake.output.facts).parent)
 

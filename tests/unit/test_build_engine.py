@@ -8,7 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from build_engine import ONEAPI, compiler_of, configure_flags, main, require_compiler, shader_compiler
+from build_engine import (
+    ONEAPI,
+    compiler_of,
+    configure_flags,
+    forget_other_shaders,
+    main,
+    require_compiler,
+    shader_compiler,
+)
 from phase_twin.backends import BACKENDS, CARDS
 from phase_twin.errors import UserError
 
@@ -215,6 +223,25 @@ def test_the_shader_compiler_tells_what_it_lacks(fakes, extensions, lacking):
 read -r version; read -r shader; [[ $shader =~ ^"#extension "({extensions})" : require"$ ]]""",
     )
     assert shader_compiler() == {"glslc": "shaderc 2023.2-1", "lacks": lacking}
+
+
+def test_a_build_with_another_glslc_begins_anew(tmp_path):
+    build, old, new = (
+        tmp_path / "build",
+        {"glslc": "2025.2", "lacks": []},
+        {"glslc": "2023.2", "lacks": ["matrix units"]},
+    )
+    forget_other_shaders(build, old)
+    (build / "CMakeCache.txt").touch()
+    forget_other_shaders(build, old)
+    assert (build / "CMakeCache.txt").exists()
+    forget_other_shaders(build, new)
+    assert not (build / "CMakeCache.txt").exists()
+    # as builds of before are
+    (build / "shaders.json").unlink()
+    (build / "CMakeCache.txt").touch()
+    forget_other_shaders(build, new)
+    assert not (build / "CMakeCache.txt").exists()
 
 
 def test_the_cpu_needs_no_oneapi(fakes):
