@@ -41,6 +41,7 @@ SYCL_TESTS = ("test-sycl-fusion", "test-sycl-experts")
 SYCL_PROGRAMS = (
     "test-backend-ops",
     *SYCL_TESTS,
+    "test-variant-change",
     "llama-perplexity",
     "llama-completion",
     "llama-server",
