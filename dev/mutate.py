@@ -23,7 +23,7 @@ import yaml
 
 import test_sycl
 import test_vulkan
-from phase_twin.backend_ops import OPERATIONS, Run, pattern
+from phase_twin.backend_ops import OPERATIONS, Run
 from phase_twin.engine import SYCL_TESTS
 from phase_twin.errors import UserError
 from phase_twin.files import write_text
@@ -42,18 +42,19 @@ class Target:
     runs: dict[str, Run]
     types: tuple[str, ...]
     operations: tuple[str, ...]
-    # expressions of an operation's cases in a mode, a process for each
-    cases: Callable[[str, str], list[str]]
     start: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
+    # expressions of the cases by operation, where each has a process of its own
+    single_cases: Callable[[], dict[str, list[str]]] | None = None
 
     def commands(self, mode: str) -> Iterator[tuple[str, list[str | Path]]]:
         """Operations that the tests compare in a mode, and the command of each process that does it."""
+        run, program = self.runs[mode], self.build / "bin/test-backend-ops"
         for operation in self.operations:
-            if operation in self.runs[mode].chosen(self.types):
-                for cases in self.cases(mode, operation):
-                    program = self.build / "bin/test-backend-ops"
+            if operation in run.chosen(self.types):
+                one = run.cases(operation, self.types)
+                for cases in self.single_cases()[operation] if self.single_cases else [one]:
                     yield operation, [program, "test", "-b", self.device, "-o", operation, "-p", cases]
 
     @property
@@ -81,35 +82,28 @@ def target_of(backend: str) -> Target:
         if it is none that has faults to plant.
     """
     if backend == "cuda":
-        types = ("iq3_a770", "iq4_a770")
         return Target(
             backend,
             "CUDA0",
             ENGINE / "build-card-cuda",
             {"default": Run()},
-            types,
+            ("iq3_a770", "iq4_a770"),
             OPERATIONS,
-            lambda _, operation: [pattern(operation, types)],
             kernels=("test-cuda-fusion",),
         )
     if backend == "sycl":
-        types = ("iq3_a770", "iq4_a770", "q5_K")
         return Target(
             backend,
             "SYCL0",
             ENGINE / "build-sycl",
             test_sycl.RUNS,
-            types,
+            ("iq3_a770", "iq4_a770", "q5_K"),
             ("MOE_FFN", "MUL_MAT_ID"),
-            lambda mode, operation: [test_sycl.cases(mode, operation, types)],
             start=("toolchain/sycl/sycl-run",),
             kernels=("test-fusion-plan", *SYCL_TESTS),
         )
     if backend == "vulkan":
         folder = ENGINE / "build-card-vulkan"
-        single = cache(
-            lambda: test_vulkan.cases_of(folder / "bin/test-backend-ops", test_vulkan.TYPES, "logs/mutate.log")
-        )
         return Target(
             backend,
             "Vulkan0",
@@ -117,9 +111,11 @@ def target_of(backend: str) -> Target:
             test_vulkan.RUNS,
             test_vulkan.TYPES,
             ("MOE_FFN", "GET_ROWS", "MUL_MAT", "MUL_MAT_ID"),
-            lambda _, operation: single()[operation],
             # shaders of other types stay as they are
             settings=on_lavapipe() | {"ONLY_SHADERS": "a770"},
+            single_cases=cache(
+                lambda: test_vulkan.cases_of(folder / "bin/test-backend-ops", test_vulkan.TYPES, "logs/mutate.log")
+            ),
         )
     raise UserError(f"which backend? cuda, sycl or vulkan, not {backend!r}")
 

@@ -3,13 +3,12 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from phase_twin.arc import DORMANT, UNFUSED
-from phase_twin.backend_ops import Run, compare, passed, pattern
+from phase_twin.backend_ops import Run, compare, passed
 from phase_twin.files import write_text
 from phase_twin.rule import run_rule, run_tool
 
@@ -19,22 +18,20 @@ BY_EXPERT = "reordered, expert by expert"
 RUNS = {
     "reordered, fused": Run({"GGML_SYCL_FORCE_REORDER": "1"}),
     "reordered": Run({"GGML_SYCL_FORCE_REORDER": "1"} | UNFUSED, ("MOE_FFN",)),
-    BY_EXPERT: Run({"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_GROUPED": "0"}, ("MOE_FFN",)),
+    BY_EXPERT: Run(
+        {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_GROUPED": "0"},
+        ("MOE_FFN",),
+        # what remains: a token has reordered the weights; then 2, of which an expert has one or two, and 33, of which
+        # one of 8 experts with 4 to a token has at least 17: more than 8 decode its weights
+        left_out=r"\b(again=0|n_mats=(32|128)|n_tokens=(1|9))\b",
+    ),
     "llama.cpp's own": Run(
         {"GGML_SYCL_FORCE_REORDER": "1", "GGML_SYCL_MOE_REORDER": "0"} | UNFUSED,
         ("MUL_MAT_ID",),
     ),
     "off": Run(DORMANT, left=frozenset({"MUL_MAT", "MOE_FFN"})),
 }
-# what remains: a token has reordered the weights; then 2, of which an expert has one or two, and 33, of which one of 8
-# experts with 4 to a token has at least 17: more than 8 decode its weights
-LEFT_OUT = {BY_EXPERT: r"\b(again=0|n_mats=(32|128)|n_tokens=(1|9))\b"}
 STATS = {"GGML_SYCL_STATS": "1"}
-
-
-def cases(name: str, operation: str, types: Sequence[str]) -> str:
-    """Return the expression of the cases that a run has of an operation."""
-    return pattern(operation, types, LEFT_OUT[name]) if name in LEFT_OUT else pattern(operation, types)
 
 
 def count_calls(output: str) -> Counter[str]:
@@ -57,7 +54,7 @@ def main(snakemake: Any) -> None:
     with ThreadPoolExecutor(snakemake.threads) as pool:
         checks = dict(zip(snakemake.input.kernels, pool.map(check, snakemake.input.kernels), strict=True))
     jobs = (
-        (name, operation, STATS | run.settings, cases(name, operation, types))
+        (name, operation, STATS | run.settings, run.cases(operation, types))
         for name, run in RUNS.items()
         for operation in run.chosen(types)
     )

@@ -14,6 +14,19 @@ TYPE_KEY = {"MUL_MAT": "type_a", "MUL_MAT_ID": "type_a", "GET_ROWS": "type", "MO
 OPERATIONS = tuple(TYPE_KEY)
 
 
+# cases of 128 experts of 4096 rows take minutes each on a CPU device
+SLOW = r"\bn_mats=128\b"
+
+
+def pattern(operation: str, types: Sequence[str], left_out: str = SLOW) -> str:
+    """Return the expression that selects the cases of an operation with one of the types; all cases for no types.
+
+    Those that match `left_out` are not among them.
+    """
+    others = rf"^(?!.*{left_out})"
+    return rf"{others}.*\b{TYPE_KEY[operation]}=({'|'.join(types)})\b" if types else others
+
+
 @dataclass(frozen=True)
 class Run:
     """How a backend is set, and the operations that are compared then."""
@@ -22,19 +35,16 @@ class Run:
     operations: tuple[str, ...] = OPERATIONS
     # which of them are left to the comparison of all types: runs of nano take the same way
     left: frozenset[str] = frozenset()
+    # cases of the others that are left out
+    left_out: str = SLOW
 
     def chosen(self, types: Sequence[str]) -> list[str]:
         """Those that are compared for these types, all for none."""
         return [operation for operation in self.operations if not (types and operation in self.left)]
 
-
-def pattern(operation: str, types: Sequence[str], left_out: str = r"\bn_mats=128\b") -> str:
-    """Return the expression that selects the cases of an operation with one of the types; all cases for no types.
-
-    Those that match `left_out` are not among them: cases of 128 experts of 4096 rows take minutes each on a CPU device.
-    """
-    others = rf"^(?!.*{left_out})"
-    return rf"{others}.*\b{TYPE_KEY[operation]}=({'|'.join(types)})\b" if types else others
+    def cases(self, operation: str, types: Sequence[str]) -> str:
+        """Return the expression of the cases of an operation."""
+        return pattern(operation, types, self.left_out)
 
 
 def count_passed(output: str, what: str) -> int:
